@@ -1,0 +1,100 @@
+"""refarch: the reference architecture of parameter-efficient finetuning, as running software.
+
+Everything public is here. Names are imported when they are first used, so ``import refarch`` itself is light and a
+plugin that only declares specs never imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from refarch._lazy import lazy
+
+if TYPE_CHECKING:
+    from refarch.architecture import (
+        ConfiguredTechnique,
+        FamilySpec,
+        Gate,
+        Layers,
+        ModelSpec,
+        ModuleSpec,
+        Option,
+        PipelineSpec,
+        Provenance,
+        RunRecord,
+        StackTable,
+        TaskSpec,
+        TechniqueSpec,
+        TinyModel,
+        TrainingSpec,
+    )
+    from refarch.engine import Adaptation, Function, LowRank, SlotShape, adaptations, attach, load
+    from refarch.errors import RefarchError
+    from refarch.pipeline import Data, Task, run
+    from refarch.plugins import CommandSpec, Registry, default_registry, hookimpl
+
+__version__ = "0.1.0"
+
+_ARCHITECTURE = (
+    "ConfiguredTechnique",
+    "FamilySpec",
+    "Gate",
+    "Layers",
+    "ModelSpec",
+    "ModuleSpec",
+    "Option",
+    "PipelineSpec",
+    "Provenance",
+    "RunRecord",
+    "StackTable",
+    "TaskSpec",
+    "TechniqueSpec",
+    "TinyModel",
+    "TrainingSpec",
+)
+_ENGINE = ("Adaptation", "Function", "LowRank", "SlotShape", "adaptations", "attach", "load")
+_NAMES = {
+    **dict.fromkeys(_ARCHITECTURE, "refarch.architecture"),
+    **dict.fromkeys(_ENGINE, "refarch.engine"),
+    **dict.fromkeys(("Data", "Task", "run"), "refarch.pipeline"),
+    **dict.fromkeys(("CommandSpec", "Registry", "default_registry", "hookimpl"), "refarch.plugins"),
+    "RefarchError": "refarch.errors",
+}
+
+__all__ = [
+    "Adaptation",
+    "CommandSpec",
+    "ConfiguredTechnique",
+    "Data",
+    "FamilySpec",
+    "Function",
+    "Gate",
+    "Layers",
+    "LowRank",
+    "ModelSpec",
+    "ModuleSpec",
+    "Option",
+    "PipelineSpec",
+    "Provenance",
+    "RefarchError",
+    "Registry",
+    "RunRecord",
+    "SlotShape",
+    "StackTable",
+    "Task",
+    "TaskSpec",
+    "TechniqueSpec",
+    "TinyModel",
+    "TrainingSpec",
+    "__version__",
+    "adaptations",
+    "attach",
+    "default_registry",
+    "hookimpl",
+    "load",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    return lazy(__name__, name, _NAMES)

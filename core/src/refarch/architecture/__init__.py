@@ -1,0 +1,55 @@
+"""The reference architecture as typed specs. Nothing here imports torch."""
+
+from refarch.architecture.base import CONTRACT, Spec, explain
+from refarch.architecture.family import FamilySpec, ModelSpec, StackTable, TinyModel, parse_entry
+from refarch.architecture.module import Gate, ModuleSpec
+from refarch.architecture.pipeline import (
+    BackboneChoice,
+    PipelineSpec,
+    RunRecord,
+    Seeds,
+    TaskChoice,
+    TechniqueChoice,
+    Times,
+    TrainingSpec,
+)
+from refarch.architecture.properties import MEANING, RULES, Provenance, describe
+from refarch.architecture.slots import ALIASES, SLOTS, Layers, Slot, SlotRef, parse_slot
+from refarch.architecture.task import TaskSpec
+from refarch.architecture.technique import ConfiguredTechnique, Option, TechniqueSpec, validate_options
+
+__all__ = [
+    "ALIASES",
+    "CONTRACT",
+    "MEANING",
+    "RULES",
+    "SLOTS",
+    "BackboneChoice",
+    "ConfiguredTechnique",
+    "FamilySpec",
+    "Gate",
+    "Layers",
+    "ModelSpec",
+    "ModuleSpec",
+    "Option",
+    "PipelineSpec",
+    "Provenance",
+    "RunRecord",
+    "Seeds",
+    "Slot",
+    "SlotRef",
+    "Spec",
+    "StackTable",
+    "TaskChoice",
+    "TaskSpec",
+    "TechniqueChoice",
+    "TechniqueSpec",
+    "Times",
+    "TinyModel",
+    "TrainingSpec",
+    "describe",
+    "explain",
+    "parse_entry",
+    "parse_slot",
+    "validate_options",
+]

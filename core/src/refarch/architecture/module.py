@@ -1,0 +1,78 @@
+"""A module spec: where one module works, how it is inserted and integrated, and which function it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, model_validator
+
+from refarch.architecture import properties as p
+from refarch.architecture.base import Spec
+from refarch.architecture.slots import Layers, SlotName, SlotRef, parse_slot
+
+ImportPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
+"""``package.module:Name``; resolved only when it is built."""
+Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Gate(Spec):
+    """The gate of a gated addition, a standard component of the engine.
+
+    The gate is g = activation(a) for a learned scalar, or g = activation(w.x + b) from what the module reads, for each
+    token or for the mean over an example's tokens.
+    """
+
+    by: p.Gating = "learned"
+    """``learned``: one free number; ``token`` or ``example``: computed from the input."""
+    activation: Annotated[str, StringConstraints(pattern="^(sigmoid|tanh|identity)$")] = "sigmoid"
+    initial: float = 0.0
+    """The value of a (and b) at the start, before the activation."""
+    convex: bool = False
+    """(1 - g) y + g M(.) instead of y + g M(.)."""
+
+
+class ModuleSpec(Spec):
+    """One module of a technique: the property values that the engine executes."""
+
+    name: Identifier
+    """Unique within the technique; the first part of the names of its parameters."""
+    workspace: tuple[SlotName, ...] = Field(min_length=1)
+    """The slots where the module works unless the user chooses others."""
+    layers: Layers = Layers()
+    """The layers where it works unless the user chooses others."""
+    insertion: p.Insertion
+    integration: p.Integration
+    input_type: p.InputType
+    adapted: p.Adapted
+    intra: p.Intra
+    inter: p.Inter
+    form: p.Form
+    function: ImportPath | None = None
+    """The function's import path; none for a selection."""
+    arguments: dict[str, Any] = {}
+    """The function's keyword arguments; ``"$name"`` stands for the option of that name. Left empty, the function gets
+    all of the technique's options under their own names."""
+    parameters: tuple[str, ...] = ()
+    """Of a selection: which parameters of the modules at the slots (``weight``, ``bias``, ``*``)."""
+    sharing: p.Sharing = "none"
+    shared: tuple[str, ...] = ()
+    """The parameters of the function that are shared as far as ``sharing`` says."""
+    frozen: tuple[str, ...] = ()
+    """Parameters of the function that keep their (random) initial values."""
+    train_only: tuple[str, ...] = ()
+    """Parts of the function that are needed only while training and are dropped by saving."""
+    routing: p.Routing = "none"
+    gate: Gate | None = None
+    identity_at_start: bool = True
+    """Whether a freshly attached module leaves the model's output as it was."""
+    provenance: dict[str, p.Provenance] = {}
+    """Per property: where its value comes from; ``assigned`` where nothing is said."""
+
+    @model_validator(mode="after")
+    def _combination_is_possible(self) -> ModuleSpec:
+        p.check(self)
+        return self
+
+    def slot_refs(self) -> tuple[SlotRef, ...]:
+        """The workspace, parsed."""
+        return tuple(parse_slot(text) for text in self.workspace)

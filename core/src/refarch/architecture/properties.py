@@ -1,0 +1,247 @@
+"""The properties in which techniques differ, after PEFT-Ref (Sabry & Belz 2023, arXiv 2304.12410).
+
+Property names follow the paper; the extensions that execution and algebra need are marked as such in the docs.
+Which values combine, and why others do not, is data here (:data:`RULES`): the validators of
+:class:`~refarch.architecture.module.ModuleSpec` apply it and the documentation's matrix is generated from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from refarch.architecture.base import Spec
+
+if TYPE_CHECKING:
+    from refarch.architecture.module import ModuleSpec
+
+Insertion = Literal["sequential", "parallel"]
+Integration = Literal[
+    "direct addition",
+    "scaled addition",
+    "gated addition",
+    "rescaling",
+    "concatenation",
+    "transformation",
+    "selection",
+]
+InputType = Literal["hidden", "data", "weights"]
+Adapted = Literal["addition", "reparameterisation", "selection"]
+Intra = Literal["dense", "structured", "diagonal", "none"]
+Inter = Literal["fixed", "dynamic"]
+Sharing = Literal["none", "within layer", "across layers", "across model"]
+Form = Literal["linear", "mlp", "attention", "vector", "tokens"]
+Routing = Literal["none", "fixed", "soft", "hard"]
+Gating = Literal["learned", "token", "example"]
+
+ADDITIVE: tuple[Integration, ...] = ("direct addition", "scaled addition", "gated addition")
+
+MEANING: dict[str, dict[str, str]] = {
+    "insertion": {
+        "sequential": "reads what the base computes at the slot",
+        "parallel": "reads what the base reads at the slot",
+    },
+    "integration": {
+        "direct addition": "y + M(.)",
+        "scaled addition": "y + s M(.)",
+        "gated addition": "y + g M(.), or (1 - g) y + g M(.)",
+        "rescaling": "y * M() at an output, F(x * M()) at an input",
+        "concatenation": "[M(); tokens]",
+        "transformation": "F with the weight M(W)",
+        "selection": "a trainable copy of named parameters takes the place of the base's own",
+    },
+    "input_type": {
+        "hidden": "hidden states",
+        "data": "the input itself, or nothing: free parameters beside the input",
+        "weights": "base weights",
+    },
+    "adapted": {
+        "addition": "new parameters",
+        "reparameterisation": "an update of existing weights expressed by few parameters",
+        "selection": "some existing weights, trained in a copy",
+    },
+    "intra": {
+        "dense": "full matrices",
+        "structured": "Kronecker, block or circulant matrices",
+        "diagonal": "one factor per unit",
+        "none": "free vectors",
+    },
+    "inter": {
+        "fixed": "which positions, layers or modules talk to each other does not depend on the input",
+        "dynamic": "it does: attention, gates, routers",
+    },
+    "sharing": {
+        "none": "each insertion has its own parameters",
+        "within layer": "insertions of one layer share",
+        "across layers": "insertions at one slot share over the layers",
+        "across model": "all insertions share",
+    },
+    "form": {
+        "linear": "linear in what it reads; offers its weight delta",
+        "mlp": "a nonlinear network on each position",
+        "attention": "positions attend to each other",
+        "vector": "a vector of factors",
+        "tokens": "free vectors that act as tokens, or as keys and values",
+    },
+}
+"""What each value means, in words; ``refarch show`` and the docs print these."""
+
+
+class Provenance(Spec):
+    """Where an assigned property value comes from."""
+
+    source: Literal["assigned", "paper"] = "assigned"
+    """``assigned`` by the technique's author, or read in a ``paper``."""
+    reference: str = ""
+    """The paper and the place in it."""
+
+
+class Rule(NamedTuple):
+    """One impossible combination of properties and the reason for it."""
+
+    name: str
+    violated: Callable[[ModuleSpec], bool]
+    reason: str
+
+
+def _kinds(module: ModuleSpec) -> set[str]:
+    return {ref.slot.kind for ref in module.slot_refs()}
+
+
+def _is_selection(module: ModuleSpec) -> bool:
+    return module.integration == "selection"
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "selection goes with selection",
+        lambda m: (m.adapted == "selection") != _is_selection(m),
+        "parameters adapted = selection and integration = selection are the two sides of one thing: existing weights"
+        " trained in a copy. A module that adds or reparameterises joins by one of the other integration forms",
+    ),
+    Rule(
+        "selection has no function",
+        lambda m: _is_selection(m) and m.function is not None,
+        "a selection trains existing parameters, so it has no function of its own; name the parameters in 'parameters'",
+    ),
+    Rule(
+        "selection names parameters",
+        lambda m: _is_selection(m) != bool(m.parameters),
+        "a selection says which parameters it trains ('parameters': weight, bias or *); nothing else has that field",
+    ),
+    Rule(
+        "everything else has a function",
+        lambda m: not _is_selection(m) and m.function is None,
+        "only a selection comes without a function; give the import path of the module, as in 'package.function:Name'",
+    ),
+    Rule(
+        "concatenation at a sequence",
+        lambda m: m.integration == "concatenation" and not _kinds(m) <= {"inputs", "key_value"},
+        "concatenation adds tokens to a sequence, so its workspace is 'inputs' or '*.key_value'",
+    ),
+    Rule(
+        "a sequence takes concatenation",
+        lambda m: m.integration not in ("concatenation", "selection") and bool(_kinds(m) & {"inputs", "key_value"}),
+        "'inputs' and '*.key_value' are sequences that take more tokens by concatenation; for another integration form"
+        " choose a linear, norm, sublayer or layer slot",
+    ),
+    Rule(
+        "concatenation of free tokens",
+        lambda m: m.integration == "concatenation" and not (m.form == "tokens" and m.input_type == "data"),
+        "what is concatenated are free tokens: form = tokens, input type = data",
+    ),
+    Rule(
+        "tokens are concatenated",
+        lambda m: m.form == "tokens" and m.integration != "concatenation",
+        "form = tokens makes new positions, which can only join by concatenation",
+    ),
+    Rule(
+        "concatenation is parallel",
+        lambda m: m.integration == "concatenation" and m.insertion != "parallel",
+        "added tokens stand beside the base's own and read nothing that the base computes: insertion = parallel",
+    ),
+    Rule(
+        "transformation reads weights",
+        lambda m: (m.integration == "transformation") != (m.input_type == "weights") and not _is_selection(m),
+        "a transformation is a function of the base weight (input type = weights), and nothing else reads weights",
+    ),
+    Rule(
+        "transformation at a linear slot",
+        lambda m: m.integration == "transformation" and _kinds(m) != {"linear"},
+        "a transformation replaces a weight matrix, so its workspace is linear slots",
+    ),
+    Rule(
+        "transformation reparameterises",
+        lambda m: m.integration == "transformation" and m.adapted != "reparameterisation",
+        "a transformed weight is a reparameterisation of the base weight",
+    ),
+    Rule(
+        "rescaling by a vector",
+        lambda m: m.integration == "rescaling" and not (m.form == "vector" and m.intra == "diagonal"),
+        "rescaling multiplies each unit by one factor: form = vector, intra-connectivity = diagonal",
+    ),
+    Rule(
+        "a vector rescales or adds",
+        lambda m: m.form == "vector" and m.integration == "concatenation",
+        "a vector of factors is no token; use form = tokens",
+    ),
+    Rule(
+        "rescaling is sequential",
+        lambda m: m.integration == "rescaling" and m.insertion != "sequential",
+        "the factors multiply what the base has at the slot: insertion = sequential",
+    ),
+    Rule(
+        "addition at an output",
+        lambda m: m.integration in ADDITIVE and any(ref.side == "input" for ref in m.slot_refs()),
+        "an added contribution joins at a slot's output; only rescaling and selection work at an input side",
+    ),
+    Rule(
+        "addition reads hidden states",
+        lambda m: m.integration in ADDITIVE and m.input_type != "hidden",
+        "y + M(.) is a function of the hidden states at the slot: input type = hidden",
+    ),
+    Rule(
+        "no parallel reading of token ids",
+        lambda m: m.insertion == "parallel" and m.integration in ADDITIVE and "embedding" in _kinds(m),
+        "what the embedding table reads are token ids, not hidden states; insert sequentially at 'embedding'",
+    ),
+    Rule(
+        "only parameters of head and model",
+        lambda m: not _is_selection(m) and bool(_kinds(m) & {"head", "model"}),
+        "'head' and 'model' stand for whatever modules are there; they can be selected for training, not inserted into",
+    ),
+    Rule(
+        "a gate belongs to gated addition",
+        lambda m: (m.integration == "gated addition") != (m.gate is not None),
+        "integration = gated addition and the field 'gate' come together",
+    ),
+    Rule(
+        "sharing names what is shared",
+        lambda m: (m.sharing != "none") != bool(m.shared),
+        "sharing says how far, 'shared' says which parameters of the function: give both or neither",
+    ),
+    Rule(
+        "reparameterisation is mergeable in form",
+        lambda m: (
+            m.adapted == "reparameterisation" and m.integration in ADDITIVE and m.form not in ("linear", "vector")
+        ),
+        "an additive reparameterisation stands for an update of existing weights, so its form is linear",
+    ),
+)
+"""Every impossible combination, in the order in which it is checked."""
+
+
+def check(module: ModuleSpec) -> None:
+    """Apply :data:`RULES`.
+
+    Raises:
+        ValueError: with the reasons of all rules that are violated.
+    """
+    reasons = [f"{rule.reason} [{rule.name}]" for rule in RULES if rule.violated(module)]
+    if reasons:
+        raise ValueError(f"module {module.name!r}: " + "; ".join(reasons))
+
+
+def describe(name: str, value: Any) -> str:
+    """The meaning of a property's value in words, or an empty string."""
+    return MEANING.get(name, {}).get(str(value), "")

@@ -1,0 +1,192 @@
+"""A technique spec: module specs and the options that a user may set. Plain data, serialisable as JSON."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, create_model, model_validator
+
+from refarch.architecture.base import CONTRACT, Spec, explain
+from refarch.architecture.module import Identifier, ModuleSpec
+from refarch.architecture.slots import Layers
+from refarch.errors import SpecError, did_you_mean
+
+PluginName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+"""Lower case, digits and hyphens."""
+
+OptionType = Literal["integer", "number", "boolean", "string", "integers", "strings"]
+_PYTHON: dict[str, Any] = {
+    "integer": int,
+    "number": float,
+    "boolean": bool,
+    "string": str,
+    "integers": tuple[int, ...],
+    "strings": tuple[str, ...],
+}
+
+
+class Option(Spec):
+    """One hyperparameter that a user may set: its type, default, bounds and help text."""
+
+    name: Identifier
+    type: OptionType
+    default: Any = None
+    """None means: not set (the function, or the task, decides)."""
+    help: str
+    choices: tuple[str, ...] | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    exclusive_minimum: float | None = None
+    size: bool = False
+    """Whether it is the technique's size: the option that a budget of trainable parameters is solved for."""
+
+    @model_validator(mode="after")
+    def _default_is_valid(self) -> Option:
+        if self.default is not None:
+            validate_options((self,), {self.name: self.default}, f"the default of option {self.name!r}")
+        return self
+
+    def field(self) -> tuple[Any, Any]:
+        """The pydantic field that validates this option."""
+        kind = Literal[self.choices] if self.choices else _PYTHON[self.type]
+        optional = kind | None if self.default is None else kind
+        limits = {"ge": self.minimum, "le": self.maximum, "gt": self.exclusive_minimum}
+        set_limits: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
+        return optional, Field(default=self.default, description=self.help, **set_limits)
+
+
+@functools.lru_cache(maxsize=256)
+def options_model(options: tuple[Option, ...], name: str = "Options") -> type[BaseModel]:
+    """A strict pydantic model with one field an option; its JSON schema documents a technique's or task's options."""
+    fields: dict[str, Any] = {option.name: option.field() for option in options}
+    return create_model(name, __config__={"extra": "forbid", "frozen": True, "strict": False}, **fields)
+
+
+def validate_options(options: tuple[Option, ...], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Check ``given`` against ``options`` and fill in the defaults.
+
+    Numbers given as text (from a command line) are converted; true and false are never taken for numbers.
+
+    Raises:
+        SpecError: a misspelt option (with the nearest name), a wrong type or a value out of bounds.
+    """
+    types = {option.name: option.type for option in options}
+    for key, value in given.items():
+        if isinstance(value, bool) and types.get(key) in ("integer", "number"):
+            raise SpecError(f"{where} is not valid: {key}: should be a number, but got {value!r}")
+    model = options_model(options)
+    try:
+        return model.model_validate(dict(given)).model_dump()
+    except ValidationError as error:
+        raise explain(error, model, where) from None
+
+
+class TechniqueSpec(Spec):
+    """A named finetuning technique."""
+
+    name: PluginName
+    summary: str = Field(min_length=1, max_length=120)
+    """One line."""
+    modules: tuple[ModuleSpec, ...] = Field(min_length=1)
+    options: tuple[Option, ...] = ()
+    reference: str = ""
+    """The paper: authors, year, arXiv number."""
+    presets: dict[str, dict[str, Any]] = {}
+    """Named settings of the options, and of ``modules``, that the field knows under names of their own."""
+    contract: int = CONTRACT
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TechniqueSpec:
+        names = [module.name for module in self.modules]
+        if len(set(names)) != len(names):
+            raise ValueError(f"technique {self.name!r}: two modules have one name: {names}")
+        known = {option.name for option in self.options}
+        for module in self.modules:
+            for value in module.arguments.values():
+                if isinstance(value, str) and value.startswith("$") and value[1:] not in known:
+                    raise ValueError(f"technique {self.name!r}: module {module.name!r} uses {value}, but has no option")
+        clash = known & {"slots", "layers", "preset"}
+        if clash:
+            raise ValueError(f"options {sorted(clash)} exist for every technique and cannot be declared again")
+        return self
+
+    def configure(self, choice: Mapping[str, Any]) -> ConfiguredTechnique:
+        """Bind the spec to a user's choices.
+
+        Args:
+            choice: option values, and optionally ``slots``, ``layers`` and ``preset``.
+
+        Raises:
+            SpecError: an unknown preset, a misspelt option, a wrong type, a slot that the technique cannot work at.
+        """
+        given = dict(choice)
+        preset = given.pop("preset", None)
+        spec, defaults = self._with_preset(preset) if preset else (self, {})
+        slots, layers = given.pop("slots", None), given.pop("layers", None)
+        where = f"technique {self.name!r}"
+        options = validate_options(spec.options, {**defaults, **given}, where)
+        modules = spec.modules
+        if slots is not None or layers is not None:
+            change: dict[str, Any] = {}
+            if slots is not None:
+                change["workspace"] = (slots,) if isinstance(slots, str) else tuple(slots)
+            if layers is not None:
+                change["layers"] = layers.model_dump() if isinstance(layers, Layers) else _layers(layers)
+            modules = tuple(ModuleSpec.parse({**module.model_dump(), **change}, where) for module in modules)
+        return ConfiguredTechnique(technique=spec.model_copy(update={"modules": modules}), options=options)
+
+    def _with_preset(self, preset: str) -> tuple[TechniqueSpec, dict[str, Any]]:
+        if preset not in self.presets:
+            hint = did_you_mean(preset, self.presets)
+            raise SpecError(f"technique {self.name!r} has no preset {preset!r}", hint)
+        values = dict(self.presets[preset])
+        modules = values.pop("modules", None)
+        if modules is None:
+            return self, values
+        return TechniqueSpec.parse({**self.model_dump(), "modules": modules}, f"preset {preset!r}"), values
+
+    def options_schema(self) -> dict[str, Any]:
+        """JSON schema of the options."""
+        return options_model(self.options, f"{self.name} options").model_json_schema()
+
+
+def _layers(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, int):
+        value = [value]
+    if isinstance(value, (list, tuple)):
+        return {"indices": list(value)}
+    raise SpecError(
+        f"layers: expected layer indices or a choice, but got {value!r}",
+        'give a list of indices, or one of {"first": n}, {"last": n}, {"every": k}, {"indices": [...]}',
+    )
+
+
+class ConfiguredTechnique(Spec):
+    """A technique with every option decided: what is attached, saved and compared."""
+
+    technique: TechniqueSpec
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _options_are_complete(self) -> ConfiguredTechnique:
+        options = validate_options(self.technique.options, self.options, f"technique {self.technique.name!r}")
+        object.__setattr__(self, "options", options)
+        return self
+
+    @property
+    def name(self) -> str:
+        """The technique's name."""
+        return self.technique.name
+
+    def arguments(self, module: ModuleSpec) -> dict[str, Any]:
+        """The keyword arguments with which ``module``'s function is built."""
+        if not module.arguments:
+            return dict(self.options)
+        return {
+            key: self.options[value[1:]] if isinstance(value, str) and value.startswith("$") else value
+            for key, value in module.arguments.items()
+        }

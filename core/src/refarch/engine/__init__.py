@@ -1,0 +1,21 @@
+"""The standard components in torch, each once: resolve slots, bind, integrate, merge, save."""
+
+from refarch.engine.adaptation import Adaptation, Source, adaptations
+from refarch.engine.attach import attach, load
+from refarch.engine.fingerprint import Fingerprint
+from refarch.engine.function import Function, LowRank, SlotShape
+from refarch.engine.sites import Resolver, Site
+
+__all__ = [
+    "Adaptation",
+    "Fingerprint",
+    "Function",
+    "LowRank",
+    "Resolver",
+    "Site",
+    "SlotShape",
+    "Source",
+    "adaptations",
+    "attach",
+    "load",
+]

@@ -1,0 +1,360 @@
+"""An adaptation: a technique bound to one model. Attach, disable, detach."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from refarch.architecture import ModuleSpec, parse_slot
+from refarch.architecture.base import Spec
+from refarch.engine import selection
+from refarch.engine.attention import KeyValueBound
+from refarch.engine.fingerprint import Fingerprint, fingerprint
+from refarch.engine.function import Function
+from refarch.engine.inputs import InputsBound
+from refarch.engine.integrate import Bound
+from refarch.engine.plan import Insertion, Plan
+from refarch.engine.sites import Resolver
+from refarch.errors import CompositionError, SlotError
+
+State = Literal["attached", "merged", "detached"]
+HEAD = ModuleSpec(
+    name="head",
+    workspace=("head",),
+    insertion="sequential",
+    integration="selection",
+    input_type="weights",
+    adapted="selection",
+    intra="none",
+    inter="fixed",
+    form="linear",
+    parameters=("*",),
+)
+"""The selection that ``train_head`` adds to any technique."""
+
+
+class Source(Spec):
+    """The plugin that a technique came from; empty for an inline spec."""
+
+    distribution: str = ""
+    version: str = ""
+
+
+class Tree(nn.Module):
+    """A plain container whose attribute path spells a slot's address."""
+
+    def put(self, path: str, module: nn.Module) -> None:
+        """Place ``module`` at a dotted path below this one."""
+        name, _, rest = path.partition(".")
+        if not rest:
+            self.add_module(name, module)
+            return
+        child = self._modules.get(name)
+        if child is None:
+            child = Tree()
+            self.add_module(name, child)
+        assert isinstance(child, Tree)
+        child.put(rest, module)
+
+
+class Attached(nn.Module):
+    """All adaptations of one model, as its child ``refarch``: so its optimizer, device and mode are the model's."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.order: list[Adaptation] = []
+        """In the order of attachment: the last one is outermost."""
+        self.trained = {name: p.requires_grad for name, p in model.named_parameters()}
+        self.fingerprint: Fingerprint | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Attached | None:
+        """The container of a model, or None."""
+        found = model._modules.get("refarch")
+        return found if isinstance(found, cls) else None
+
+
+class Adaptation:
+    """A technique bound to one model.
+
+    Made by :func:`refarch.attach` and :func:`refarch.load`.
+
+    Attributes:
+        name: unique on the model.
+        model: the model, an ordinary transformers model as before.
+        technique: the spec with all options decided.
+        family: the backbone family's table.
+        seed: what the modules' initial values depend on.
+        source: the plugin that the technique came from.
+        train_head: whether the model's head trains along.
+        state: ``attached``, ``merged`` or ``detached``.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        resolver: Resolver,
+        plan: Plan,
+        *,
+        name: str,
+        seed: int,
+        source: Source,
+        train_head: bool,
+        trainable: bool,
+    ) -> None:
+        self.model, self.resolver, self.family, self.name, self.seed = model, resolver, resolver.family, name, seed
+        self.technique, self.source, self.train_head = plan.technique, source, train_head
+        self.state: State = "detached"
+        self._enabled = True
+        self.tree = Tree()
+        self.insertions: list[Insertion] = plan.insertions
+        self.bound: list[Bound | KeyValueBound | InputsBound] = []
+        self.copies: dict[str, nn.Parameter] = {}
+        self.slot_map = {f"{spec.name}.{site.address}": site.end.path for spec, site in plan.sites}
+        for insertion in plan.insertions:
+            self._place(insertion)
+        selected: dict[str, nn.Parameter] = {}
+        for spec, sites in plan.selections:
+            selected |= selection.select(self, spec, sites)
+        if train_head:
+            place = resolver.head()
+            if place is None:
+                raise SlotError(f"{type(model).__name__} has no head to train", "leave train_head out")
+            selected |= selection.select(self, HEAD, resolver.resolve([parse_slot("head")], HEAD.layers))
+        self._bind(selected, trainable)
+
+    def _place(self, insertion: Insertion) -> None:
+        spec, site = insertion.spec, insertion.site
+        self.tree.put(f"{spec.name}.{site.address}", insertion.function)
+        if insertion.gate is not None:
+            self.tree.put(f"{spec.name}_gate.{site.address}", insertion.gate)
+        if spec.integration != "concatenation":
+            self.bound.append(Bound(self, spec, site, insertion.function, insertion.gate))
+        elif site.ref.slot.kind == "inputs":
+            self.bound.append(InputsBound(self, spec, site, insertion.function))
+        else:
+            self.bound.append(KeyValueBound(self, spec, site, insertion.function))
+
+    def _bind(self, selected: dict[str, nn.Parameter], trainable: bool) -> None:
+        """From here on the model changes."""
+        container = Attached.of(self.model)
+        if container is None:
+            container = Attached(self.model)
+            for parameter in self.model.parameters():
+                parameter.requires_grad_(False)
+            self.model.add_module("refarch", container)
+        container.train(self.model.training)
+        self.tree.train(self.model.training)
+        container.add_module(self.name, self.tree)
+        container.order.append(self)
+        self.state = "attached"
+        done: list[Bound | KeyValueBound | InputsBound] = []
+        try:
+            for binding in self.bound:
+                binding.attach()
+                done.append(binding)
+            self.copies = selection.take(self, selected)
+        except BaseException:
+            self.bound = done
+            self.detach()
+            raise
+        if not trainable:
+            for _, parameter in self.named_parameters():
+                parameter.requires_grad_(False)
+
+    # parameters ----------------------------------------------------------------------------------------------------
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """This adaptation's own parameters. Selected copies are named ``base:<path in the model>``; a parameter that
+        several insertions share is named once.
+        """
+        yield from self.tree.named_parameters()
+        for path, copy in self.copies.items():
+            yield f"base:{path}", copy
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """This adaptation's own parameters."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def functions(self) -> Iterator[tuple[str, Function]]:
+        """The functions by address."""
+        for insertion in self.insertions:
+            yield f"{insertion.spec.name}.{insertion.site.address}", insertion.function
+
+    def count(self, trainable: bool = True) -> int:
+        """Number of parameters: those that train, or all (with frozen factors)."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Values of all parameters and buffers by name; shared ones once."""
+        tensors: dict[str, Tensor] = {name: p.detach() for name, p in self.named_parameters()}
+        tensors |= {name: buffer.detach() for name, buffer in self.tree.named_buffers()}
+        return tensors
+
+    @torch.no_grad()
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy values in; the names and shapes must be exactly this adaptation's.
+
+        Raises:
+            CompositionError: they are not.
+        """
+        own = self.state_dict()
+        wrong = sorted(own.keys() ^ tensors.keys()) + [
+            name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape
+        ]
+        if wrong:
+            raise CompositionError(f"these values do not belong to adaptation {self.name!r}: {', '.join(wrong[:5])}")
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+    # switching -----------------------------------------------------------------------------------------------------
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the adaptation takes part in the model's computation."""
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self._require("attached", "switch")
+        self._enabled = value
+        selection.refresh(self.model)
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """While inside, the model computes without this adaptation."""
+        before, self.enabled = self.enabled, False
+        try:
+            yield
+        finally:
+            self.enabled = before
+
+    # taking away ---------------------------------------------------------------------------------------------------
+
+    def detach(self) -> None:
+        """Take the adaptation off the model. With the last one, the model is bit for bit what it was.
+
+        Raises:
+            CompositionError: it is merged; ``unmerge()`` first, or ``commit()`` to keep the merged weights.
+        """
+        self._require("attached", "detach")
+        for binding in reversed(self.bound):
+            binding.detach()
+        if self.copies:
+            selection.release(self)
+        self._forget()
+
+    def _forget(self) -> None:
+        container = Attached.of(self.model)
+        assert container is not None
+        container.order.remove(self)
+        del container._modules[self.name]
+        self.state = "detached"
+        if not container.order:
+            del self.model._modules["refarch"]
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(container.trained.get(name, True))
+
+    def _require(self, state: State, what: str) -> None:
+        if self.state == state:
+            return
+        hints = {
+            "merged": "unmerge() first, or commit() to keep the merged weights",
+            "detached": "attach it again with refarch.attach or refarch.load",
+            "attached": "merge() first",
+        }
+        raise CompositionError(f"adaptation {self.name!r} is {self.state}; cannot {what} it", hints[self.state])
+
+    # algebra and files ---------------------------------------------------------------------------------------------
+
+    def merge_reasons(self) -> list[str]:
+        """Why the adaptation cannot be merged into the base weights; empty if it can, exactly."""
+        from refarch.engine.merge import reasons
+
+        return reasons(self)
+
+    def merge(self) -> None:
+        """Write the adaptation into the base weights; the forward pass is then the plain model's.
+
+        The weights as they were are kept aside for :meth:`unmerge`.
+
+        Raises:
+            CompositionError: the algebra does not allow it; names the slot and the reason. Nothing was changed.
+        """
+        from refarch.engine.merge import merge
+
+        self._require("attached", "merge")
+        merge(self)
+
+    def unmerge(self) -> None:
+        """Put the base weights back, bit for bit, and bind the functions again.
+
+        Raises:
+            CompositionError: another adaptation was merged into the same weights since.
+        """
+        from refarch.engine.merge import unmerge
+
+        self._require("merged", "unmerge")
+        unmerge(self)
+
+    def commit(self) -> None:
+        """Keep the merged weights for good and forget the adaptation; what remains is a plain model."""
+        from refarch.engine.merge import commit
+
+        self._require("merged", "commit")
+        commit(self)
+
+    def save(self, folder: str | Path, *, for_training: bool = False) -> Path:
+        """Save to a folder: tensors as safetensors, everything else as JSON. Overwriting is atomic.
+
+        Args:
+            folder: made if need be.
+            for_training: keep what only training needs (a prefix's reparameterisation).
+
+        Returns:
+            The folder.
+
+        Raises:
+            SaveError: writing failed; what was saved there before is untouched.
+        """
+        from refarch.engine.checkpoint import save
+
+        return save(self, Path(folder), for_training=for_training)
+
+    def base_fingerprint(self) -> Fingerprint:
+        """The identity of the base that this adaptation belongs to."""
+        container = Attached.of(self.model)
+        if container is None:
+            return fingerprint(self.model, self._head_path())
+        if container.fingerprint is None:
+            container.fingerprint = fingerprint(self.model, self._head_path())
+        return container.fingerprint
+
+    def _head_path(self) -> str | None:
+        place = self.resolver.head()
+        return place.path if place else None
+
+    def __repr__(self) -> str:
+        model = type(self.model).__name__
+        return f"<Adaptation {self.name!r}: {self.technique.name} on {model}, {self.count():,} trainable, {self.state}>"
+
+
+def adaptations(model: nn.Module) -> tuple[Adaptation, ...]:
+    """The adaptations on a model, in the order of attachment."""
+    container = Attached.of(model)
+    return tuple(container.order) if container else ()
+
+
+def unused_name(model: nn.Module, wanted: str) -> str:
+    """``wanted``, or ``wanted-2`` and so on if the model has an adaptation of that name."""
+    taken = {adaptation.name for adaptation in adaptations(model)}
+    name, number = wanted, 2
+    while name in taken:
+        name, number = f"{wanted}-{number}", number + 1
+    return name

@@ -1,0 +1,182 @@
+"""The two ways to get an adaptation: attach a technique to a model, or load a saved one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from transformers import PreTrainedModel
+
+from refarch.architecture import ConfiguredTechnique, FamilySpec, TechniqueSpec
+from refarch.engine import checkpoint as files
+from refarch.engine import plan as planning
+from refarch.engine.adaptation import Adaptation, Source, adaptations, unused_name
+from refarch.engine.fingerprint import fingerprint
+from refarch.engine.sites import Resolver
+from refarch.errors import CompositionError, SpecError, UsageError
+from refarch.plugins.registry import Registry, default_registry
+
+Technique = str | TechniqueSpec | ConfiguredTechnique
+
+
+@overload
+def attach(model: PreTrainedModel, technique: Technique, **choices: Any) -> Adaptation: ...
+@overload
+def attach(model: PreTrainedModel, technique: Sequence[Technique], **choices: Any) -> tuple[Adaptation, ...]: ...
+def attach(
+    model: PreTrainedModel,
+    technique: Technique | Sequence[Technique],
+    *,
+    name: str | None = None,
+    seed: int = 0,
+    train_head: bool = False,
+    trainable: bool = True,
+    dtype: torch.dtype | None = None,
+    family: FamilySpec | None = None,
+    registry: Registry | None = None,
+    **options: Any,
+) -> Adaptation | tuple[Adaptation, ...]:
+    """Attach a technique to a transformers model, which stays what it is; its base parameters are frozen.
+
+    Args:
+        model: the model, with or without a head.
+        technique: an installed technique's name, a spec, a spec with its options decided, or a list of these, which are
+            attached one after another.
+        name: the adaptation's name on the model; the technique's when left out.
+        seed: decides the modules' initial values; the global generators are left as they are.
+        train_head: train the model's head too (a copy of it; the head itself comes back on detaching).
+        trainable: False to attach for inference only.
+        dtype: of the new parameters; float32 when left out, which trains well over a bfloat16 base.
+        family: a backbone table; found by the model's type among the installed plugins when left out.
+        registry: where names are looked up; the installed plugins when left out.
+        options: the technique's options, and ``slots``, ``layers``, ``preset``.
+
+    Returns:
+        The adaptation, or one for each technique of a list.
+
+    Raises:
+        UnknownNameError: no such technique, or no family for this model.
+        SpecError: a misspelt option or a wrong value.
+        SlotError: a slot is missing on this model. Nothing was changed.
+    """
+    if isinstance(technique, Sequence) and not isinstance(technique, str):
+        if name is not None or options:
+            raise UsageError(
+                "a list of techniques takes no name and no options of its own",
+                "give configured specs: registry.technique('lora').configure({'rank': 4})",
+            )
+        common: dict[str, Any] = {"seed": seed, "trainable": trainable, "dtype": dtype, "registry": registry}
+        return tuple(
+            attach(model, item, family=family, train_head=train_head and i == 0, **common)
+            for i, item in enumerate(technique)
+        )
+    configured, source = _configured(technique, options, registry)
+    resolver = Resolver(model, family or _family(model, registry))
+    label = _label(model, name, configured.name)
+    plan = planning.build(resolver, configured, seed, dtype, _device(model))
+    return Adaptation(
+        model, resolver, plan, name=label, seed=seed, source=source, train_head=train_head, trainable=trainable
+    )
+
+
+def load(
+    model: PreTrainedModel,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    trainable: bool = False,
+    any_base: bool = False,
+    technique: TechniqueSpec | ConfiguredTechnique | None = None,
+    family: FamilySpec | None = None,
+    registry: Registry | None = None,
+) -> Adaptation:
+    """Load a saved adaptation onto a model.
+
+    Args:
+        model: the base that the adaptation was trained on.
+        folder: what :meth:`Adaptation.save` has written.
+        name: the adaptation's name on the model; its saved one when left out.
+        trainable: True to go on training it.
+        any_base: accept a base of the same structure with other weights.
+        technique: for a technique that no plugin provides, the spec that you trust.
+        family: a backbone table; found by the model's type when left out.
+        registry: where names are looked up.
+
+    Raises:
+        CheckpointError: the files are truncated or altered, or the base, slots, shapes or functions differ. The model
+            is untouched.
+    """
+    saved, tensors = files.read(Path(folder))
+    if technique is None:
+        configured = files.trusted_technique(saved, registry or default_registry())
+    else:
+        configured = technique if isinstance(technique, ConfiguredTechnique) else technique.configure({})
+    resolver = Resolver(model, family or _family(model, registry))
+    present = adaptations(model)
+    head = resolver.head()
+    base = present[0].base_fingerprint() if present else fingerprint(model, head.path if head else None)
+    files.check_base(saved, base, any_base)
+    plan = planning.build(resolver, configured, saved.seed, None, _device(model))
+    if saved.folded:
+        for insertion in plan.insertions:
+            insertion.function.fold()
+    label = _label(model, name, saved.name)
+    adaptation = Adaptation(
+        model,
+        resolver,
+        plan,
+        name=label,
+        seed=saved.seed,
+        source=saved.source,
+        train_head=saved.train_head,
+        trainable=trainable,
+    )
+    try:
+        shapes = {key: tuple(tensor.shape) for key, tensor in adaptation.state_dict().items()}
+        files.check_fits(saved, adaptation.slot_map, shapes)
+        adaptation.load_state_dict(tensors)
+    except BaseException:
+        adaptation.detach()
+        raise
+    return adaptation
+
+
+def _configured(
+    technique: Technique, options: dict[str, Any], registry: Registry | None
+) -> tuple[ConfiguredTechnique, Source]:
+    if isinstance(technique, str):
+        registry = registry or default_registry()
+        found = registry.find("technique", technique)
+        spec = registry.technique(technique)
+        return spec.configure(options), Source(distribution=found.distribution, version=found.version)
+    if isinstance(technique, TechniqueSpec):
+        return technique.configure(options), Source()
+    if options:
+        raise SpecError(f"technique {technique.name!r} has its options decided; {sorted(options)} come too late")
+    return technique, Source()
+
+
+def _family(model: PreTrainedModel, registry: Registry | None) -> FamilySpec:
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if kind is None:
+        raise UsageError(
+            f"{type(model).__name__} is no transformers model", "load one with transformers' from_pretrained"
+        )
+    return (registry or default_registry()).family_for(str(kind))
+
+
+def _label(model: PreTrainedModel, name: str | None, default: str) -> str:
+    if name is None:
+        return unused_name(model, default)
+    if not name or "." in name or name in {adaptation.name for adaptation in adaptations(model)}:
+        raise CompositionError(
+            f"the adaptation's name {name!r} is empty, has a dot, or is taken on this model",
+            f"use {unused_name(model, name.replace('.', '-') or default)!r}",
+        )
+    return name
+
+
+def _device(model: PreTrainedModel) -> torch.device:
+    return next(model.parameters()).device

@@ -1,0 +1,168 @@
+"""The attention seam: one function between every family's queries, keys and values and its attention kernel.
+
+transformers looks its attention function up by name at each call. Attaching at ``attention.key_value`` registers a
+wrapper of the model's own implementation (with that implementation's mask function, without which the mask would be
+dropped) and sets it on the model. With nothing attached to a module, the wrapper passes everything on untouched.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+from refarch.architecture import ModuleSpec
+from refarch.engine.function import Function
+from refarch.engine.sites import Site
+from refarch.errors import CompositionError, SlotError
+
+if TYPE_CHECKING:
+    from refarch.engine.adaptation import Adaptation
+
+PREFIX = "refarch_"
+SUPPORTED = ("sdpa", "eager")
+_KEY = "_refarch_key_value"
+
+
+def _seam(implementation: str) -> Callable[..., Any]:
+    """The wrapper of one attention implementation."""
+
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> Any:
+        """query: [b, h, t, dim], key and value: [b, kv heads, s, dim], attention_mask: [b, 1, 1 or t, s] or None."""
+        bound = [binding for binding in module.__dict__.get(_KEY, ()) if binding.enabled]
+        for binding in bound:
+            key, value, attention_mask, kwargs = binding.extend(module, query, key, value, attention_mask, kwargs)
+        if implementation in ALL_ATTENTION_FUNCTIONS.valid_keys():
+            function = ALL_ATTENTION_FUNCTIONS[implementation]
+        else:  # eager attention is each family's own function
+            function = sys.modules[type(module).__module__].eager_attention_forward
+        return function(module, query, key, value, attention_mask, **kwargs)
+
+    return attend
+
+
+class KeyValueBound:
+    """A function bound at ``key_value``: its tokens stand before the base's keys and values.
+
+    [P_k; K], [P_v; V]: equal to past key values without positions of their own (Li & Liang 2021, arXiv 2101.00190).
+    """
+
+    def __init__(self, owner: Adaptation, spec: ModuleSpec, site: Site, function: Function) -> None:
+        self.owner, self.spec, self.site, self.function = owner, spec, site, function
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the adaptation takes part."""
+        return self.owner.enabled
+
+    def attach(self) -> None:
+        """Put the binding at the attention module, and the seam on the model."""
+        install(self.owner.model)
+        self.site.end.module.__dict__.setdefault(_KEY, []).append(self)
+
+    def detach(self) -> None:
+        """Take the binding away, and with the last one the seam."""
+        bindings = self.site.end.module.__dict__[_KEY]
+        bindings.remove(self)
+        if not bindings:
+            del self.site.end.module.__dict__[_KEY]
+        if not any(_KEY in module.__dict__ for module in self.owner.model.modules()):
+            uninstall(self.owner.model)
+
+    def merge_reason(self) -> str:
+        """Why it does not merge."""
+        return "concatenated keys and values are a gated addition that depends on the input, not a weight"
+
+    def extend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        kwargs: dict[str, Any],
+    ) -> tuple[Tensor, Tensor, Tensor | None, dict[str, Any]]:
+        """key, value: [b, kv heads, s, dim] -> [b, kv heads, l + s, dim], and the mask and position bias to match."""
+        keys, values = self.function()  # l width
+        length = keys.shape[0]
+        mask = _explicit_mask(module, query, key, mask, kwargs)
+        if mask is not None:
+            mask = F.pad(mask, (length, 0), value=True if mask.dtype == torch.bool else 0.0)
+        bias = kwargs.get("position_bias")
+        if bias is not None:
+            kwargs = {**kwargs, "position_bias": F.pad(bias, (length, 0))}
+        return _prepend(keys, key), _prepend(values, value), mask, kwargs
+
+
+def _prepend(tokens: Tensor, states: Tensor) -> Tensor:
+    """tokens: [l, kv heads * dim], states: [b, kv heads, s, dim] -> [b, kv heads, l + s, dim]."""
+    batch, heads, _, dim = states.shape
+    own = tokens.view(-1, heads, dim).transpose(0, 1).to(states.dtype)  # heads l dim
+    return torch.cat([own.expand(batch, -1, -1, -1), states], dim=2)
+
+
+def _explicit_mask(
+    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+) -> Tensor | None:
+    """The mask that a call without one means: causal calls may rely on the kernel's flag, which a prefix breaks."""
+    causal = kwargs.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    tokens, keys = query.shape[2], key.shape[2]
+    if mask is not None or not causal or tokens == 1:
+        return mask
+    return torch.ones(tokens, keys, dtype=torch.bool, device=query.device).tril()[None, None]  # 1 1 t s
+
+
+def install(model: PreTrainedModel) -> None:
+    """Set the wrapper of the model's own attention implementation on the model.
+
+    Raises:
+        SlotError: the implementation gives no access to masks (flash, flex attention).
+    """
+    current = str(model.config._attn_implementation)
+    if current.startswith(PREFIX):
+        return
+    if current not in SUPPORTED:
+        raise SlotError(
+            f"a prefix cannot be added under attention implementation {current!r}",
+            f"load the model with attn_implementation= one of {', '.join(SUPPORTED)}",
+        )
+    name = PREFIX + current
+    if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
+        AttentionInterface.register(name, _seam(current))
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[current])
+    model.set_attn_implementation(name)
+    if model.config._attn_implementation != name:
+        raise SlotError(
+            f"{type(model).__name__} does not let its attention function be set, so nothing can join at key_value"
+        )
+
+
+def uninstall(model: PreTrainedModel) -> None:
+    """Set the model's own attention implementation again."""
+    current = str(model.config._attn_implementation)
+    if current.startswith(PREFIX):
+        model.set_attn_implementation(current.removeprefix(PREFIX))
+
+
+def check(model: PreTrainedModel) -> None:
+    """Refuse to run with a seam that somebody replaced: a prefix would silently be left out.
+
+    Raises:
+        CompositionError: the model's attention implementation was changed after attaching.
+    """
+    current = str(model.config._attn_implementation)
+    if not current.startswith(PREFIX):
+        raise CompositionError(
+            f"the model's attention implementation was changed to {current!r} while keys and values are attached",
+            "detach first, change the implementation, and attach again",
+        )

@@ -1,0 +1,123 @@
+"""Bindings at a module: the maps that adaptations wrap around it, composed in the order of attachment.
+
+With F the module's own map, the k-th binding defines F_k from F_(k-1). So the last one attached is outermost, and
+merging bindings one after another into the weight computes the same map. A :class:`Dispatcher` takes the place of the
+module's ``forward`` on the instance: class, parameter names, and hooks that others put there stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+Inner = Callable[[Tensor], Tensor]
+
+
+class Binding(Protocol):
+    """One adaptation's map at one module."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it takes part now."""
+
+    def __call__(self, inner: Inner, x: Tensor, leaf: nn.Module | None) -> Tensor:
+        """F_k(x), from ``inner`` = F_(k-1).
+
+        Args:
+            inner: the map so far.
+            x: the module's input.
+            leaf: the module itself when ``inner`` is nothing but its own forward, else None.
+        """
+
+
+class Dispatcher:
+    """Runs the bindings of one module.
+
+    Args:
+        module: the module whose ``forward`` is taken over.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.bindings: list[Binding] = []
+        self.previous: Callable[..., Any] | None = module.__dict__.get("forward")
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Dispatcher | None:
+        """The dispatcher of a module, or None. One that was wrapped by others since is found too."""
+        found = module.__dict__.get("_refarch_dispatcher")
+        return found if isinstance(found, cls) else None
+
+    @classmethod
+    def at(cls, module: nn.Module) -> Dispatcher:
+        """The dispatcher of a module, put there if need be."""
+        found = cls.of(module)
+        if found is None:
+            found = cls(module)
+            module.__dict__["_refarch_dispatcher"] = found
+            module.__dict__["forward"] = found
+        return found
+
+    def add(self, binding: Binding) -> None:
+        """Put a binding outermost."""
+        self.bindings.append(binding)
+
+    def remove(self, binding: Binding) -> None:
+        """Take a binding away; with the last one, the module's own ``forward`` comes back."""
+        self.bindings.remove(binding)
+        if self.bindings or self.module.__dict__.get("forward") is not self:
+            return
+        del self.module.__dict__["forward"], self.module.__dict__["_refarch_dispatcher"]
+        if self.previous is not None:
+            self.module.__dict__["forward"] = self.previous
+
+    def inner_to(self, binding: Binding) -> list[Binding]:
+        """The bindings inside a binding, innermost first."""
+        return self.bindings[: self.bindings.index(binding)]
+
+    def base(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's own forward, with whatever others had wrapped around it before."""
+        if self.previous is not None:
+            return self.previous(*args, **kwargs)
+        return type(self.module).forward(self.module, *args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        active = [binding for binding in self.bindings if binding.enabled]
+        if not active:
+            return self.base(*args, **kwargs)
+        name, x, rest = None, None, args
+        if args:
+            x, rest = args[0], args[1:]
+        else:  # a layer may get its hidden states by keyword
+            name = next(iter(kwargs))
+            x = kwargs.pop(name)
+        tail: list[Any] = []
+
+        def own(x: Tensor) -> Tensor:
+            y = self.base(x, *rest, **kwargs) if name is None else self.base(**{name: x}, **kwargs)
+            if isinstance(y, tuple):
+                tail[:] = y[1:]
+                return y[0]
+            return y
+
+        inner: Inner = own
+        for position, binding in enumerate(active):
+            leaf = self.module if position == 0 and self.previous is None else None
+            inner = _Composed(binding, inner, leaf)
+        assert x is not None
+        y = inner(x)
+        return (y, *tail) if tail else y
+
+
+class _Composed:
+    """F_k as a callable."""
+
+    __slots__ = ("binding", "inner", "leaf")
+
+    def __init__(self, binding: Binding, inner: Inner, leaf: nn.Module | None) -> None:
+        self.binding, self.inner, self.leaf = binding, inner, leaf
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.binding(self.inner, x, self.leaf)

@@ -1,0 +1,75 @@
+"""Which base an adaptation was trained on: enough to refuse another one, cheap enough for every save."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from refarch.architecture.base import Spec
+from refarch.engine import selection
+
+_SAMPLES = 16
+
+
+class Fingerprint(Spec):
+    """A base model's identity.
+
+    ``structure`` covers names and shapes of the backbone's parameters; ``content`` covers sampled values too. The head
+    is left out, because it may be new.
+    """
+
+    model_class: str
+    model_type: str
+    name_or_path: str
+    parameters: int
+    dtype: str
+    structure: str
+    content: str
+
+    def differs(self, other: Fingerprint) -> str:
+        """In words, how ``other`` is another base; empty if it is the same one."""
+        if self.model_type != other.model_type:
+            return f"its model type is {self.model_type}, this model's is {other.model_type}"
+        if self.structure != other.structure:
+            return f"it has {self.parameters:,} backbone parameters, this model {other.parameters:,}, or other shapes"
+        if self.dtype == other.dtype and self.content != other.content:
+            return f"same architecture, but other weights (it was trained on {self.name_or_path or 'an unnamed model'})"
+        return ""
+
+
+def originals(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The backbone's own parameters by path relative to the base model, originals where copies are in place."""
+    chosen = selection.selected(model) if selection._KEY in model.__dict__ else {}
+    aside = {id(item.current): item.original for item in chosen.values()}
+    base: nn.Module = model.base_model
+    inner = {name: p for name, p in base.named_parameters() if not name.startswith("refarch.")}
+    return {name: aside.get(id(p), p) for name, p in inner.items()}
+
+
+@torch.no_grad()
+def fingerprint(model: PreTrainedModel, head: str | None = None) -> Fingerprint:
+    """The fingerprint of a model's backbone, with the head at path ``head`` and whatever is attached left out."""
+    structure, content = hashlib.sha256(), hashlib.sha256()
+    count, dtype = 0, "?"
+    outside = f"{head}." if head and model.base_model is model else None
+    for name, parameter in sorted(originals(model).items()):
+        if outside and name.startswith(outside):
+            continue
+        structure.update(f"{name}{tuple(parameter.shape)}".encode())
+        count, dtype = count + parameter.numel(), str(parameter.dtype).removeprefix("torch.")
+        if parameter.device.type != "meta":
+            flat = parameter.detach().reshape(-1)
+            step = max(1, flat.numel() // _SAMPLES)
+            content.update(flat[::step][:_SAMPLES].to(torch.float64).cpu().numpy().tobytes())
+    return Fingerprint(
+        model_class=type(model).__name__,
+        model_type=str(model.config.model_type),
+        name_or_path=str(getattr(model.config, "_name_or_path", "") or ""),
+        parameters=count,
+        dtype=dtype,
+        structure=structure.hexdigest()[:32],
+        content=content.hexdigest()[:32],
+    )

@@ -1,0 +1,122 @@
+"""What a technique's author writes: a function, a small module that knows shapes and hyperparameters, no backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from refarch.engine.fused import FusedLowRank
+
+
+@dataclass(frozen=True)
+class SlotShape:
+    """The shape of one insertion, read from the backbone's own modules.
+
+    Attributes:
+        slot: the slot's standard name.
+        d_in: width of what the function reads, given its insertion form and side.
+        d_out: width of what it returns (for ``inputs``: of an embedded token; for ``key_value``: of all key heads
+            together).
+        layer: index within the stack, or None for a slot that exists once.
+        layers: number of layers in the stack.
+        stack: ``encoder`` or ``decoder``, or None.
+        weight: returns the base weight at a linear slot, [d_out, d_in], float32, detached. For initialisations that
+            start from it.
+    """
+
+    slot: str
+    d_in: int
+    d_out: int
+    layer: int | None
+    layers: int
+    stack: str | None
+    weight: Callable[[], Tensor]
+
+
+class Function(nn.Module):
+    """Base of all functions.
+
+    ``forward`` returns the function's own contribution; the engine integrates it. Its signature depends on the module
+    spec: ``forward(x)`` with x of shape [..., width] for the additive forms; ``forward()`` returning the factors
+    [width] for rescaling, the tokens [l, width] for concatenation at ``inputs``, or (keys [l, width], values
+    [l, width]) for concatenation at ``key_value``.
+
+    The constructor gets the :class:`SlotShape` and the technique's options as keyword arguments.
+    """
+
+    scale: float | Tensor = 1.0
+    """s of a scaled addition."""
+
+    on_input: Any = None
+    """Of a transformation, where the algebra allows: M(W) x = W on_input(x)."""
+    on_output: Any = None
+    """Of a transformation, where the algebra allows: M(W) x = on_output(W x)."""
+
+    def delta(self) -> Tensor:
+        """The matrix D, [out, in], with ``forward(x) == x @ D.T``. Functions of form ``linear`` define it."""
+        raise NotImplementedError(f"{type(self).__name__} is declared linear but defines no delta()")
+
+    def transform(self, weight: Tensor) -> Tensor:
+        """M(W) for W of shape [d_out, d_in]. Functions of a transformation define it."""
+        raise NotImplementedError(f"{type(self).__name__} is declared a transformation but defines no transform()")
+
+    def fold(self) -> None:
+        """Drop, in place, what only training needs. Functions of a module with ``train_only`` parts define it."""
+
+
+class LowRank(Function):
+    """A linear map through a narrow space: x -> up(down(dropout(x))).
+
+    The engine adds it without a pass of its own over the output. Subclasses initialise ``down`` and ``up`` and set
+    ``scale``.
+
+    Args:
+        d_in: width of the input.
+        d_out: width of the output.
+        rank: width of the narrow space.
+        dropout: probability of dropping an input feature while training.
+
+    Attributes:
+        down: [rank, d_in], initialised like a linear layer (Kaiming-uniform with a = sqrt(5)).
+        up: [d_out, rank], zeros.
+    """
+
+    def __init__(self, d_in: int, d_out: int, rank: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.down = nn.Parameter(torch.empty(rank, d_in))
+        self.up = nn.Parameter(torch.zeros(d_out, rank))
+        self.dropout = dropout
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)
+
+    def delta(self) -> Tensor:
+        """[d_out, d_in]"""
+        return self.up @ self.down
+
+    @property
+    def drops(self) -> bool:
+        """Whether dropout is at work now."""
+        return self.training and self.dropout > 0
+
+    def forward(self, x: Tensor, into: Tensor | None = None, base: Any = None) -> Tensor:
+        """The contribution; or, for the engine, the whole sum.
+
+        Args:
+            x: [..., d_in].
+            into: the base's output [..., d_out]; then ``into + scale * contribution`` is returned.
+            base: the frozen linear layer that would compute ``into``; then it is computed here, in one autograd node.
+        """
+        if base is not None:
+            return FusedLowRank.apply(x, base.weight, base.bias, self.down, self.up, self.scale)
+        h = F.linear(F.dropout(x, self.dropout) if self.drops else x, self.down)  # ... r
+        # A contiguous [r, d_out] makes autograd compute the gradient of `up` as h^T g, not as (g^T h), which is several
+        # times slower on CPU for a thin h; docs/benchmarks.md has the figures.
+        up = self.up.t().contiguous()
+        if into is None:
+            return h @ up
+        flat = into.reshape(-1, into.shape[-1])  # n d_out
+        return torch.addmm(flat, h.reshape(-1, h.shape[-1]), up, alpha=float(self.scale)).view_as(into)

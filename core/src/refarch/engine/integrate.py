@@ -1,0 +1,268 @@
+"""The integration forms at a module, each once: how a function's output joins the base's, and how it merges.
+
+With F_(k-1) the map so far, x its input and y = F_(k-1)(x):
+
+====================  ==========================================================
+direct addition       y + M(.)
+scaled addition       y + s M(.)
+gated addition        y + g M(.), or (1 - g) y + g M(.)
+rescaling             y * M() at an output; F_(k-1)(x * M()) at an input
+transformation        F_(k-1) with its weight W replaced by M(W)
+====================  ==========================================================
+
+where M reads x when it is inserted in parallel and y when it is inserted sequentially. Concatenation joins sequences
+and lives in :mod:`refarch.engine.inputs` and :mod:`refarch.engine.attention`; selection in
+:mod:`refarch.engine.selection`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from refarch.architecture import ModuleSpec
+from refarch.engine.dispatch import Dispatcher, Inner
+from refarch.engine.function import Function, LowRank
+from refarch.engine.fused import can_fuse
+from refarch.engine.gate import GateModule
+from refarch.engine.linear import part_rows, plain_reason, read_weight
+from refarch.engine.sites import Site
+from refarch.errors import CompositionError
+
+if TYPE_CHECKING:
+    from refarch.engine.adaptation import Adaptation
+
+
+class Carrier:
+    """Hands what a sublayer reads from its first leaf to its last one, within one forward pass of the layer."""
+
+    def __init__(self, owner: Adaptation) -> None:
+        self.owner = owner
+        self.held: Tensor | None = None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the adaptation takes part."""
+        return self.owner.enabled
+
+    def __call__(self, inner: Inner, x: Tensor, leaf: nn.Module | None) -> Tensor:
+        """Note x on its way through."""
+        self.held = x
+        return inner(x)
+
+    def take(self) -> Tensor:
+        """What was noted; a carrier holds nothing between forward passes."""
+        held, self.held = self.held, None
+        assert held is not None, "the sublayer's last leaf ran before its first one"
+        return held
+
+
+class Bound:
+    """A function bound at a site: one of the forms above.
+
+    Args:
+        owner: the adaptation; its ``enabled`` switches the binding.
+        spec: the module spec.
+        site: where.
+        function: the built function.
+        gate: the gate of a gated addition.
+    """
+
+    def __init__(
+        self, owner: Adaptation, spec: ModuleSpec, site: Site, function: Function, gate: GateModule | None = None
+    ) -> None:
+        self.owner, self.spec, self.site, self.function, self.gate = owner, spec, site, function, gate
+        self.parallel = spec.insertion == "parallel"
+        self.carrier = Carrier(owner) if self.parallel and site.entry is not None else None
+        self.form = {"rescaling": self._rescale, "transformation": self._transform}.get(spec.integration, self._add)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the adaptation takes part."""
+        return self.owner.enabled
+
+    def attach(self) -> None:
+        """Put the binding, and the carrier that it needs, at the model's modules."""
+        if self.carrier is not None:
+            assert self.site.entry is not None
+            Dispatcher.at(self.site.entry.module).add(self.carrier)
+        Dispatcher.at(self.site.end.module).add(self)
+
+    def detach(self) -> None:
+        """Take them away again."""
+        dispatcher = Dispatcher.of(self.site.end.module)
+        assert dispatcher is not None
+        dispatcher.remove(self)
+        if self.carrier is not None and self.site.entry is not None:
+            entry = Dispatcher.of(self.site.entry.module)
+            assert entry is not None
+            entry.remove(self.carrier)
+
+    def __call__(self, inner: Inner, x: Tensor, leaf: nn.Module | None) -> Tensor:
+        """F_k(x)."""
+        return self.form(inner, x, leaf)
+
+    # forward -------------------------------------------------------------------------------------------------------
+
+    def _add(self, inner: Inner, x: Tensor, leaf: nn.Module | None) -> Tensor:
+        function, part = self.function, self.site.end.part
+        plain = isinstance(function, LowRank) and self.gate is None and part is None
+        if plain and leaf is not None and self.parallel and self.carrier is None and can_fuse(leaf, function, x):
+            return function(x, base=leaf)  # type: ignore[no-any-return]
+        y = inner(x)
+        if part is None:
+            return self._added(x, y, plain)
+        pieces = list(y.split(y.shape[-1] // part.of, dim=-1))
+        pieces[part.number] = self._added(x, pieces[part.number], False)
+        return torch.cat(pieces, dim=-1)
+
+    def _added(self, x: Tensor, y: Tensor, plain: bool) -> Tensor:
+        """y: the base's output, or its part; returns it with the contribution."""
+        read = y if not self.parallel else x if self.carrier is None else self.carrier.take()
+        function = self.function
+        own = cast_for(function, read)
+        scale = function.scale if self.spec.integration == "scaled addition" else 1.0
+        same = own.dtype == y.dtype or torch.is_autocast_enabled(y.device.type)
+        if plain and same and isinstance(scale, (int, float)) and scale == function.scale:
+            return function(own, into=y)  # type: ignore[no-any-return]
+        out = function(own)
+        if not (isinstance(scale, (int, float)) and scale == 1.0):
+            out = out * scale
+        if self.gate is None:
+            return y + out.to(y.dtype)
+        g = self.gate(cast_for(self.gate, read)).to(y.dtype)
+        base = (1 - g) * y if self.gate.convex else y
+        return base + g * out.to(y.dtype)
+
+    def _rescale(self, inner: Inner, x: Tensor, leaf: nn.Module | None) -> Tensor:
+        factors = self.function()  # width
+        if self.site.ref.side == "input":
+            return inner(x * factors.to(x.dtype))
+        y, part = inner(x), self.site.end.part
+        if part is None:
+            return y * factors.to(y.dtype)
+        pieces = list(y.split(y.shape[-1] // part.of, dim=-1))
+        pieces[part.number] = pieces[part.number] * factors.to(y.dtype)
+        return torch.cat(pieces, dim=-1)
+
+    def _transform(self, inner: Inner, x: Tensor, leaf: nn.Module | None) -> Tensor:
+        function, part = self.function, self.site.end.part
+        if function.on_input is not None and part is None:
+            return inner(function.on_input(cast_for(function, x)).to(x.dtype))
+        if function.on_output is not None and part is None:
+            bias = self._inner_bias()
+            y = inner(x)
+            turned = function.on_output(cast_for(function, y if bias is None else y - bias)).to(y.dtype)
+            return turned if bias is None else turned + bias
+        weight, bias = self.effective()
+        weight, bias = self.merged(weight, bias)
+        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    # algebra -------------------------------------------------------------------------------------------------------
+
+    def _inner_bias(self) -> Tensor | None:
+        bias = getattr(self.site.end.module, "bias", None)
+        return bias if not self._inner() else self.effective()[1]
+
+    def _inner(self) -> list[Any]:
+        dispatcher = Dispatcher.of(self.site.end.module)
+        assert dispatcher is not None
+        return [binding for binding in dispatcher.inner_to(self) if binding.enabled and isinstance(binding, Bound)]
+
+    def effective(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [d_out, d_in] and bias of the map inside this binding.
+
+        Raises:
+            CompositionError: something inside is no linear map of what the layer reads.
+        """
+        module = self.site.end.module
+        weight, bias = read_weight(module), getattr(module, "bias", None)
+        for binding in self._inner():
+            weight, bias = binding.merged(weight, bias)
+        return weight, bias
+
+    def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The weight [d_out, d_in] and bias [d_out] with which the layer alone computes this binding's map.
+
+        Raises:
+            CompositionError: the algebra does not allow it; the reason is given.
+        """
+        reason = self.merge_reason()
+        if reason:
+            raise CompositionError(f"{self.site.address}: cannot merge: {reason}")
+        rows = part_rows(weight.shape[0], self.site.end.part)
+        if self.spec.integration == "rescaling" and self.site.ref.side == "input":
+            return weight * self.function().to(weight.dtype), bias
+        own, own_bias = self._merged_rows(weight[rows], None if bias is None else bias[rows])
+        if self.site.end.part is None:
+            return own, own_bias
+        whole = torch.cat([weight[: rows.start], own, weight[rows.stop :]])
+        if bias is not None and own_bias is not None:
+            bias = torch.cat([bias[: rows.start], own_bias, bias[rows.stop :]])
+        return whole, bias
+
+    def _merged_rows(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        function = self.function
+        if self.spec.integration == "rescaling":
+            factors = function().to(weight.dtype)
+            return weight * factors[:, None], None if bias is None else bias * factors
+        if self.spec.integration == "transformation":
+            return function.transform(weight.to(parameter_dtype(function, weight.dtype))).to(weight.dtype), bias
+        delta = function.delta().to(weight.dtype)
+        if self.spec.integration == "scaled addition":
+            delta = delta * function.scale
+        keep: Tensor | float = 1.0
+        if self.gate is not None:
+            g = self.gate.value().to(weight.dtype)
+            delta, keep = g * delta, (1 - g if self.gate.convex else 1.0)
+        if self.parallel:
+            return keep * weight + delta, None if bias is None else keep * bias
+        return keep * weight + delta @ weight, None if bias is None else keep * bias + delta @ bias
+
+    def merge_reason(self) -> str:
+        """Why this binding's map is no weight of the layer; empty if it is."""
+        spec, site = self.spec, self.site
+        if site.ref.slot.kind != "linear":
+            return f"slot {str(site.ref)!r} is of kind {site.ref.slot.kind}, not a linear map"
+        if spec.form not in ("linear", "vector") and spec.integration != "transformation":
+            return f"the function is not linear (functional form: {spec.form})"
+        if self.gate is not None and spec.gate is not None and spec.gate.by != "learned":
+            return f"its gate depends on the input (by {spec.gate.by})"
+        if spec.inter == "dynamic":
+            return "inter-connectivity is dynamic: the map depends on the input"
+        return plain_reason(site.end.module)
+
+    def commutes(self, other: Bound) -> bool:
+        """Whether the order of two bindings at one module does not matter."""
+        first, second = self._kind(), other._kind()
+        if "none" in (first, second):
+            return False
+        parts = (self.site.end.part, other.site.end.part)
+        if None not in parts and parts[0] != parts[1]:
+            return True  # they write different rows
+        return first == second or {first, second} == {"input", "output"}
+
+    def _kind(self) -> str:
+        """Which commuting family the map belongs to."""
+        if self.spec.integration == "rescaling":
+            return self.site.ref.side
+        additive = self.spec.integration in ("direct addition", "scaled addition")
+        return "sum" if additive and self.parallel and self.spec.form == "linear" else "none"
+
+
+def parameter_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
+    """The dtype of a module's parameters."""
+    for parameter in module.parameters():
+        return parameter.dtype
+    return default
+
+
+def cast_for(module: nn.Module, x: Tensor) -> Tensor:
+    """X in the dtype that the module computes in; autocast, where it is on, decides instead."""
+    dtype = parameter_dtype(module, x.dtype)
+    if x.dtype == dtype or not x.dtype.is_floating_point or torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(dtype)

@@ -1,0 +1,75 @@
+"""Reading and writing the linear layers that backbones are made of, whatever class they have."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from refarch.architecture.family import Part
+from refarch.errors import CompositionError, SlotError
+
+
+def widths(module: nn.Module) -> tuple[int, int]:
+    """(d_in, d_out) of a linear layer, an embedding or a norm; quantised layers included.
+
+    Raises:
+        SlotError: the module has no widths that can be read.
+    """
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    for names in (("in_features", "out_features"), ("embedding_dim", "embedding_dim")):
+        if all(isinstance(getattr(module, name, None), int) for name in names):
+            return getattr(module, names[0]), getattr(module, names[1])
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor) and weight.ndim == 1:
+        return weight.shape[0], weight.shape[0]
+    raise SlotError(f"the width of a {type(module).__name__} cannot be read", "is the family's table right?")
+
+
+def plain_reason(module: nn.Module) -> str:
+    """Why the weight of ``module`` cannot be read or written as a plain matrix; empty if it can."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        return f"{type(module).__name__} has no weight matrix"
+    if not weight.dtype.is_floating_point or weight.element_size() < 2:
+        return f"its weight is quantised ({weight.dtype})"
+    if type(weight) not in (nn.Parameter, Tensor) and type(weight.data) is not Tensor:
+        return f"its weight is a {type(weight.data).__name__}, not a plain tensor"
+    if not isinstance(module, (nn.Linear, Conv1D)) or "quant" in type(module).__module__:
+        return f"{type(module).__name__} is not a plain linear layer"
+    if type(module).__module__.split(".")[0] in ("bitsandbytes", "torchao"):
+        return f"{type(module).__name__} is quantised"
+    return ""
+
+
+def part_rows(d_out: int, part: Part | None) -> slice:
+    """The rows of a [d_out, d_in] weight, or the features of an output, that a part of a fused projection owns."""
+    if part is None:
+        return slice(0, d_out)
+    size = d_out // part.of
+    return slice(part.number * size, (part.number + 1) * size)
+
+
+def read_weight(module: nn.Module) -> Tensor:
+    """The weight as [d_out, d_in] (a view).
+
+    Raises:
+        CompositionError: it is quantised or not a plain linear layer.
+    """
+    reason = plain_reason(module)
+    if reason:
+        raise CompositionError(f"the base weight cannot be read as a matrix: {reason}")
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.t() if isinstance(module, Conv1D) else weight
+
+
+@torch.no_grad()
+def write_weight(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+    """Write a [d_out, d_in] weight and a bias [d_out] into the layer's own parameters, in place."""
+    target = read_weight(module)
+    target.copy_(weight)
+    own = getattr(module, "bias", None)
+    if own is not None and bias is not None:
+        own.copy_(bias)

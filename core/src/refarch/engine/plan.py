@@ -1,0 +1,153 @@
+"""Build everything that an adaptation needs, without touching the model."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from refarch.architecture import ConfiguredTechnique, ModuleSpec, parse_slot
+from refarch.engine.function import Function, SlotShape
+from refarch.engine.gate import GateModule
+from refarch.engine.sites import Resolver, Site
+from refarch.errors import PluginError, RefarchError, SlotError, SpecError
+from refarch.plugins.registry import resolve
+
+
+@dataclasses.dataclass
+class Insertion:
+    """One function built for one site."""
+
+    spec: ModuleSpec
+    site: Site
+    function: Function
+    gate: GateModule | None
+
+
+@dataclasses.dataclass
+class Plan:
+    """All insertions of a technique on a model, and the sites of its selections."""
+
+    technique: ConfiguredTechnique
+    insertions: list[Insertion]
+    selections: list[tuple[ModuleSpec, list[Site]]]
+
+    @property
+    def sites(self) -> list[tuple[ModuleSpec, Site]]:
+        """Every site with the module spec that works there."""
+        own = [(insertion.spec, insertion.site) for insertion in self.insertions]
+        return own + [(spec, site) for spec, sites in self.selections for site in sites]
+
+
+def build(
+    resolver: Resolver, technique: ConfiguredTechnique, seed: int, dtype: torch.dtype | None, device: torch.device
+) -> Plan:
+    """Resolve the workspaces and build the functions, with random numbers that depend on ``seed`` alone.
+
+    Raises:
+        SlotError: a slot is missing, or a module cannot work at it.
+        SpecError: a function refuses an option's value.
+        PluginError: a function cannot be imported, or is no :class:`Function`.
+    """
+    insertions: list[Insertion] = []
+    selections: list[tuple[ModuleSpec, list[Site]]] = []
+    with _seeded(seed):
+        for spec in technique.technique.modules:
+            sites = resolver.resolve([parse_slot(text) for text in spec.workspace], spec.layers)
+            if spec.integration == "selection":
+                selections.append((spec, sites))
+                continue
+            function_class = _function_class(spec)
+            shared: dict[tuple[object, ...], nn.Parameter] = {}
+            for site in sites:
+                _check(spec, site)
+                shape = read_shape(spec, site)
+                function = _build(function_class, shape, technique, spec)
+                _share(spec, site, function, shared)
+                gate = GateModule(spec.gate, shape.d_in) if spec.gate else None
+                _place(function, gate, spec, dtype, device)
+                insertions.append(Insertion(spec, site, function, gate))
+    return Plan(technique, insertions, selections)
+
+
+def read_shape(spec: ModuleSpec, site: Site) -> SlotShape:
+    """The site's shape as the function sees it: what it reads and what it returns, given the form."""
+    shape = site.shape
+    if site.ref.side == "input":
+        return dataclasses.replace(shape, d_out=shape.d_in)
+    if spec.insertion == "sequential" and spec.input_type == "hidden":
+        return dataclasses.replace(shape, d_in=shape.d_out)
+    return shape
+
+
+def _check(spec: ModuleSpec, site: Site) -> None:
+    if site.ref.side == "input" and site.end.part is not None:
+        raise SlotError(
+            f"{site.address}: the input of a fused projection is shared by its parts and cannot be changed for one",
+            "use the output side of the slot",
+        )
+    if spec.form == "linear" and site.ref.slot.kind == "norm" and spec.insertion == "parallel":
+        raise SlotError(f"{site.address}: nothing linear stands beside a norm", "insert sequentially, or select it")
+
+
+def _function_class(spec: ModuleSpec) -> type[Function]:
+    assert spec.function is not None
+    found = resolve(spec.function)
+    if not (isinstance(found, type) and issubclass(found, Function)):
+        raise PluginError(f"{spec.function!r} is not a subclass of refarch.Function")
+    return found
+
+
+def _build(cls: type[Function], shape: SlotShape, technique: ConfiguredTechnique, spec: ModuleSpec) -> Function:
+    try:
+        return cls(shape, **technique.arguments(spec))  # type: ignore[call-arg]
+    except RefarchError:
+        raise
+    except ValueError as error:
+        raise SpecError(f"technique {technique.name!r} at {shape.slot}: {error}") from error
+    except TypeError as error:
+        raise PluginError(f"{spec.function} cannot be built with {technique.arguments(spec)}: {error}") from error
+
+
+def _share(spec: ModuleSpec, site: Site, function: Function, shared: dict[tuple[object, ...], nn.Parameter]) -> None:
+    """Let insertions within one scope have one parameter. Where shapes differ within it, each shape has its own."""
+    stack = site.stack.name if site.stack else None
+    scope: tuple[object, ...] = {
+        "within layer": (stack, site.shape.layer),
+        "across layers": (stack, str(site.ref)),
+    }.get(spec.sharing, ())
+    for name in spec.shared:
+        owner, _, leaf = name.rpartition(".")
+        module = function.get_submodule(owner)
+        parameter = module._parameters.get(leaf)
+        if parameter is None:
+            raise PluginError(f"{spec.function} shares {name!r}, but has no parameter of that name")
+        module._parameters[leaf] = shared.setdefault((*scope, name, tuple(parameter.shape)), parameter)
+
+
+def _place(
+    function: Function, gate: GateModule | None, spec: ModuleSpec, dtype: torch.dtype | None, device: torch.device
+) -> None:
+    for module in (function, gate):
+        if module is not None and (device.type != "cpu" or dtype not in (None, torch.float32)):
+            module.to(device=device, dtype=dtype)
+    if spec.frozen:
+        parameters = dict(function.named_parameters())
+        for name in spec.frozen:
+            if name not in parameters:
+                raise PluginError(f"{spec.function} freezes {name!r}, but has no parameter of that name")
+            parameters[name].requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Random numbers from ``seed``, and the caller's generator left as it was."""
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)

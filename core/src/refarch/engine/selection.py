@@ -1,0 +1,130 @@
+"""Selection: existing parameters trained in a copy that takes their place; the base's own stay untouched aside.
+
+Tied parameters are found by identity, so that a copy takes every place of its original. Several adaptations may select
+one parameter: each copies what the one before it has, and the last enabled one is in place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from refarch.architecture import ModuleSpec
+from refarch.engine.sites import Site
+from refarch.errors import SlotError
+
+if TYPE_CHECKING:
+    from refarch.engine.adaptation import Adaptation
+
+_KEY = "_refarch_selected"
+
+
+class Selected:
+    """One base parameter and the copies that adaptations train of it."""
+
+    def __init__(self, model: nn.Module, original: nn.Parameter) -> None:
+        self.model, self.original = model, original
+        self.places = [
+            (module, name)
+            for module in model.modules()
+            for name, parameter in module._parameters.items()
+            if parameter is original
+        ]
+        self.copies: list[tuple[Adaptation, nn.Parameter]] = []
+        self.current = original
+
+    def add(self, owner: Adaptation) -> nn.Parameter:
+        """A trainable copy for ``owner``; [same shape]."""
+        copy = nn.Parameter(self.current.detach().clone())
+        self.copies.append((owner, copy))
+        self.refresh()
+        return copy
+
+    def drop(self, owner: Adaptation) -> None:
+        """Forget ``owner``'s copy."""
+        self.copies = [(other, copy) for other, copy in self.copies if other is not owner]
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Put the last enabled copy, or the original, in all places."""
+        self.current = next((copy for owner, copy in reversed(self.copies) if owner.enabled), self.original)
+        for module, name in self.places:
+            module._parameters[name] = self.current
+
+
+def select(owner: Adaptation, spec: ModuleSpec, sites: list[Site]) -> dict[str, nn.Parameter]:
+    """The base parameters that a selection asks for, by their path in the model. Nothing is changed yet.
+
+    Raises:
+        SlotError: a site has none of the named parameters anywhere.
+    """
+    model = owner.model
+    names = base_names(model)
+    found: dict[str, nn.Parameter] = {}
+    for module in dict.fromkeys(site.end.module for site in sites):
+        for _, parameter in module.named_parameters():
+            name = names.get(id(parameter))
+            if name is not None and ("*" in spec.parameters or name.rpartition(".")[2] in spec.parameters):
+                found[name] = parameter
+    if not found:
+        places = ", ".join(site.address for site in sites[:6])
+        raise SlotError(
+            f"module {spec.name!r} selects {', '.join(spec.parameters)}, but there is no such parameter at {places}",
+            "choose other slots, or another technique for this backbone",
+        )
+    return found
+
+
+def base_names(model: nn.Module) -> dict[int, str]:
+    """Path of each of the base's own parameters (the modules of adaptations left out), by identity of the parameter
+    that is in place now.
+    """
+    return {id(p): name for name, p in model.named_parameters() if not name.startswith("refarch.")}
+
+
+def selected(model: nn.Module) -> dict[str, Selected]:
+    """The selected parameters of a model by path."""
+    store: dict[str, Selected] = model.__dict__.setdefault(_KEY, {})
+    return store
+
+
+def take(owner: Adaptation, found: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Make trainable copies and put them in place; by path."""
+    store = selected(owner.model)
+    copies = {}
+    for name, parameter in found.items():
+        if name not in store:
+            store[name] = Selected(owner.model, parameter)
+        copies[name] = store[name].add(owner)
+    return copies
+
+
+def release(owner: Adaptation) -> None:
+    """Give all places of ``owner``'s copies back."""
+    store = selected(owner.model)
+    for name in list(store):
+        store[name].drop(owner)
+        if not store[name].copies:
+            del store[name]
+    if not store:
+        del owner.model.__dict__[_KEY]
+
+
+def refresh(model: nn.Module) -> None:
+    """After adaptations were enabled or disabled."""
+    for item in model.__dict__.get(_KEY, {}).values():
+        item.refresh()
+
+
+@torch.no_grad()
+def commit(owner: Adaptation) -> dict[str, torch.Tensor]:
+    """Write ``owner``'s copies into the originals; returns what stood there before, by path."""
+    before = {}
+    for name, item in selected(owner.model).items():
+        for other, copy in item.copies:
+            if other is owner:
+                before[name] = item.original.detach().clone()
+                item.original.copy_(copy)
+    return before

@@ -1,0 +1,242 @@
+"""Resolve slots: from a family's table and a workspace to the modules of one model, all or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from refarch.architecture import FamilySpec, Layers, SlotRef, StackTable, parse_entry
+from refarch.architecture.family import Part
+from refarch.architecture.slots import SLOTS
+from refarch.engine.function import SlotShape
+from refarch.engine.linear import part_rows, read_weight, widths
+from refarch.errors import SlotError, nearest
+
+
+@dataclass
+class Place:
+    """A module found at a table entry."""
+
+    path: str
+    module: nn.Module
+    part: Part | None = None
+
+
+@dataclass
+class Site:
+    """One insertion: a slot of one layer, found on a model.
+
+    Attributes:
+        address: ``encoder.0.attention.query``; unique on the model.
+        ref: the slot and side.
+        end: where the module's output joins.
+        entry: for a sublayer, the leaf whose input it reads.
+        shape: what the function is built for.
+        stack: the stack's table, or None for a slot of the model.
+    """
+
+    address: str
+    ref: SlotRef
+    end: Place
+    shape: SlotShape
+    entry: Place | None = None
+    stack: StackTable | None = None
+
+
+def submodule(root: nn.Module, path: str) -> nn.Module | None:
+    """The module at a dotted path, or None. An empty path is the root itself."""
+    current: nn.Module | None = root
+    for name in path.split(".") if path else ():
+        current = getattr(current, "_modules", {}).get(name)
+        if current is None:
+            return None
+    return current
+
+
+def find(root: nn.Module, prefix: str, text: str) -> Place | None:
+    """The first alternative of a table entry that exists below ``prefix``."""
+    for entry in parse_entry(text).entries:
+        path = f"{prefix}.{entry.path}" if prefix else entry.path
+        module = submodule(root, path)
+        if module is not None:
+            return Place(path, module, entry.part)
+    return None
+
+
+def layer_count(base: nn.Module, stack: StackTable) -> int:
+    """How many layers a stack has on this model; 0 if the model has no such stack."""
+    layers = submodule(base, stack.layers.removesuffix(".{}"))
+    return len(layers) if isinstance(layers, nn.ModuleList) else 0
+
+
+class Resolver:
+    """Finds the sites of one model.
+
+    Args:
+        model: a transformers model, with or without a head.
+        family: the table that fits it.
+    """
+
+    def __init__(self, model: PreTrainedModel, family: FamilySpec) -> None:
+        self.model = model
+        self.base: nn.Module = model.base_model
+        self.family = family
+        self.counts = {stack.name: layer_count(self.base, stack) for stack in family.stacks}
+        self.stacks = [stack for stack in family.stacks if self.counts[stack.name]]
+        if not self.stacks:
+            paths = ", ".join(stack.layers for stack in family.stacks)
+            raise SlotError(
+                f"family {family.name!r} expects layers at {paths}, but {type(model).__name__} has none there",
+                "the table and the model do not belong together; see the family's model_types",
+            )
+
+    def resolve(self, refs: Iterable[SlotRef], layers: Layers) -> list[Site]:
+        """All sites of a workspace.
+
+        Raises:
+            SlotError: some slot matches fewer modules than layers were chosen; lists what was asked, what matched,
+                what is missing and the nearest slots that are there.
+        """
+        sites: list[Site] = []
+        problems: list[str] = []
+        for ref in refs:
+            found, missing = self._resolve_one(ref, layers)
+            sites += found
+            if missing:
+                problems.append(f"slot {str(ref)!r}: matched {len(found)}, missing at {', '.join(missing)}")
+        if problems:
+            there = [name for name in SLOTS if not self._resolve_one(SlotRef(SLOTS[name], "output"), Layers())[1]]
+            asked = [str(ref) for ref in refs]
+            near = {n for ref in refs for n in nearest(str(ref), there) if n not in asked} or set(there)
+            raise SlotError(
+                f"family {self.family.name!r} on {type(self.model).__name__}: " + "; ".join(problems),
+                f"nearest slots that are there: {', '.join(sorted(near))}",
+            )
+        return sites
+
+    def available(self) -> dict[str, list[Site]]:
+        """Every slot of the vocabulary that this model has at all layers of some stack, with its sites."""
+        result = {}
+        for name, slot in SLOTS.items():
+            if slot.kind in ("head", "model"):
+                continue
+            sites, missing = self._resolve_one(SlotRef(slot, "output"), Layers())
+            if sites and not missing:
+                result[name] = sites
+        return result
+
+    def head(self) -> Place | None:
+        """The task head, or None if the model has none."""
+        return find(self.model, "", self.family.head)
+
+    def _resolve_one(self, ref: SlotRef, layers: Layers) -> tuple[list[Site], list[str]]:
+        if ref.slot.per == "model":
+            site = self._model_site(ref)
+            return ([site], []) if site else ([], ["the model"])
+        stacks = [stack for stack in self.stacks if not layers.stacks or stack.name in layers.stacks]
+        if not stacks:
+            return [], [f"stacks {', '.join(layers.stacks or ())} (there are {', '.join(s.name for s in self.stacks)})"]
+        tables = [stack for stack in stacks if self._declares(stack, ref)]
+        if not tables:
+            return [], [f"the table of the {' and the '.join(stack.name for stack in stacks)}"]
+        sites, missing = [], []
+        for stack in tables:
+            if ref.slot.per == "stack":
+                indices: list[int | None] = [None]
+            else:
+                try:
+                    indices = list(layers.choose(self.counts[stack.name]))
+                except ValueError as error:
+                    raise SlotError(str(error)) from None
+            for index in indices:
+                site = self._site(ref, stack, index)
+                if site is None:
+                    missing.append(_address(stack, index, ref))
+                else:
+                    sites.append(site)
+        return sites, missing
+
+    def _declares(self, stack: StackTable, ref: SlotRef) -> bool:
+        slot = ref.slot
+        if slot.kind == "sublayer":
+            return slot.reads_at in stack.slots and slot.ends_at in stack.slots
+        if slot.name == "final_norm":
+            return stack.final_norm is not None
+        return slot.kind == "layer" or slot.name in stack.slots
+
+    def _model_site(self, ref: SlotRef) -> Site | None:
+        embedding = find(self.base, "", self.family.embedding)
+        if ref.slot.name in ("head", "model"):
+            place = self.head() if ref.slot.name == "head" else Place("", self.model)
+            return Site(ref.slot.name, ref, place, self._shape(ref, place, (0, 0), None, None)) if place else None
+        if embedding is None:
+            return None
+        width = widths(embedding.module)
+        if ref.slot.name == "inputs":
+            stack = self.stacks[0]
+            module = submodule(self.base, stack.module)
+            place = Place(stack.module, module) if module is not None else None
+            return Site("inputs", ref, place, self._shape(ref, place, width, None, None), embedding) if place else None
+        return Site("embedding", ref, embedding, self._shape(ref, embedding, width, None, None))
+
+    def _site(self, ref: SlotRef, stack: StackTable, index: int | None) -> Site | None:
+        if ref.slot.name == "final_norm":
+            assert stack.final_norm is not None
+            end, prefix = find(self.base, "", stack.final_norm), ""
+        else:
+            prefix = stack.layers.format(index)
+            end = self._end(ref, stack, prefix)
+        if end is None:
+            return None
+        entry = find(self.base, prefix, stack.slots[ref.slot.reads_at]) if ref.slot.kind == "sublayer" else None
+        if ref.slot.kind == "sublayer" and entry is None:
+            return None
+        width = self._widths(ref, stack, prefix, end, entry)
+        if width is None:
+            return None
+        shape = self._shape(ref, end, width, stack, index)
+        return Site(_address(stack, index, ref), ref, end, shape, entry, stack)
+
+    def _end(self, ref: SlotRef, stack: StackTable, prefix: str) -> Place | None:
+        if ref.slot.kind == "layer":
+            module = submodule(self.base, prefix)
+            return Place(prefix, module) if module is not None else None
+        name = ref.slot.ends_at if ref.slot.kind == "sublayer" else ref.slot.name
+        return find(self.base, prefix, stack.slots[name])
+
+    def _widths(
+        self, ref: SlotRef, stack: StackTable, prefix: str, end: Place, entry: Place | None
+    ) -> tuple[int, int] | None:
+        if ref.slot.kind == "key_value":
+            kind = ref.slot.name.removesuffix("_value")  # attention.key, whose output the prefix stands beside
+            key = find(self.base, prefix, stack.slots[kind]) if kind in stack.slots else None
+            if key is None:
+                return None
+            d_in, d_out = widths(key.module)
+            return d_in, d_out // (key.part.of if key.part else 1)
+        if ref.slot.kind == "layer":
+            last = find(self.base, prefix, stack.slots.get("attention.output", ""))
+            return (widths(last.module)[1],) * 2 if last else None  # type: ignore[return-value]
+        d_in, d_out = widths(end.module)
+        rows = part_rows(d_out, end.part)
+        d_out = rows.stop - rows.start
+        return (widths(entry.module)[0] if entry else d_in), d_out
+
+    def _shape(
+        self, ref: SlotRef, place: Place | None, width: tuple[int, int], stack: StackTable | None, index: int | None
+    ) -> SlotShape:
+        def weight() -> Tensor:
+            assert place is not None
+            matrix = read_weight(place.module)
+            return matrix[part_rows(matrix.shape[0], place.part)].detach().float()
+
+        count = self.counts[stack.name] if stack else 0
+        return SlotShape(str(ref), width[0], width[1], index, count, stack.name if stack else None, weight)
+
+
+def _address(stack: StackTable, index: int | None, ref: SlotRef) -> str:
+    middle = "" if index is None else f"{index}."
+    return f"{stack.name}.{middle}{str(ref).replace(':', '_')}"

@@ -1,0 +1,5 @@
+"""Placeholder until the runner is written in the next step."""
+
+
+def run() -> None:
+    """Run."""

@@ -1,0 +1,72 @@
+"""What a task plugin implements: data, preprocessing, metrics. The head and the loss are the transformers model's."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+
+class Rows(Protocol):
+    """A split ready for training: a map-style dataset of feature dictionaries."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        """Features of one example: ``input_ids``, ``labels`` ..."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of a task, encoded.
+
+    Attributes:
+        train: trained on.
+        validation: evaluated on while training; may be empty.
+        test: the score's split.
+    """
+
+    train: Rows
+    validation: Rows | None
+    test: Rows
+
+
+class Task(abc.ABC):
+    """One task with its options decided; the constructor gets them as keyword arguments.
+
+    The pipeline calls, in this order: ``read``, ``model_arguments``, ``encode``, ``collator``, then ``metrics`` after
+    each evaluation, and ``baselines`` once.
+    """
+
+    @abc.abstractmethod
+    def read(self, seed: int) -> None:
+        """Read and check the data; make splits that depend on ``seed`` alone where the data has none.
+
+        Raises:
+            DataError: a file is missing or malformed; names the file and the line.
+        """
+
+    @abc.abstractmethod
+    def model_arguments(self) -> dict[str, Any]:
+        """Arguments for the auto class's ``from_pretrained``, such as ``num_labels`` and label names."""
+
+    @abc.abstractmethod
+    def encode(self, tokenizer: PreTrainedTokenizerBase) -> Data:
+        """The splits as features."""
+
+    @abc.abstractmethod
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]:
+        """Makes a batch of tensors from a list of features."""
+
+    @abc.abstractmethod
+    def metrics(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """All metrics, from the model's predictions (logits) and the labels of a split."""
+
+    def baselines(self) -> dict[str, float]:
+        """The score's metric on the test split for trivial answers, by name."""
+        return {}

@@ -1,0 +1,85 @@
+"""The hook specifications. A plugin implements those that fit its kind, marked with :data:`hookimpl`.
+
+The spec hooks return data and must not import torch; the observer hooks are called while a pipeline runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from refarch.architecture import FamilySpec, ModelSpec, PipelineSpec, RunRecord, TaskSpec, TechniqueSpec
+    from refarch.plugins.command import CommandSpec
+
+PROJECT = "refarch"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a plugin's function as the implementation of the hook of its name."""
+
+
+@hookspec
+def refarch_techniques() -> Sequence[TechniqueSpec]:  # type: ignore[empty-body]
+    """Entry-point group ``refarch.technique``: the techniques of this plugin, one for each entry-point name."""
+
+
+@hookspec
+def refarch_backbones() -> Sequence[FamilySpec | ModelSpec]:  # type: ignore[empty-body]
+    """Entry-point group ``refarch.backbone``: family tables, and named pretrained models."""
+
+
+@hookspec
+def refarch_tasks() -> Sequence[TaskSpec]:  # type: ignore[empty-body]
+    """Entry-point group ``refarch.task``: tasks and their presets."""
+
+
+@hookspec
+def refarch_commands() -> Sequence[CommandSpec]:  # type: ignore[empty-body]
+    """Entry-point group ``refarch.command``: commands added to ``refarch``, each with its own dependencies."""
+
+
+@hookspec
+def refarch_pipeline_built(pipeline: PipelineSpec, folder: Path) -> None:
+    """Observer (group ``refarch.observer``): the model is loaded and the modules are attached.
+
+    Args:
+        pipeline: what is about to run.
+        folder: the run's folder.
+    """
+
+
+@hookspec
+def refarch_step(folder: Path, step: int, total: int, metrics: Mapping[str, float]) -> None:
+    """Observer: values of a training step were logged.
+
+    Args:
+        folder: the run's folder.
+        step: optimizer steps taken.
+        total: optimizer steps in all.
+        metrics: loss, learning rate, gradient norm ...
+    """
+
+
+@hookspec
+def refarch_evaluated(folder: Path, step: int, split: str, metrics: Mapping[str, float]) -> None:
+    """Observer: the model was evaluated.
+
+    Args:
+        folder: the run's folder.
+        step: optimizer steps taken.
+        split: ``validation`` or ``test``.
+        metrics: the task's metrics and the loss.
+    """
+
+
+@hookspec
+def refarch_run_finished(record: RunRecord, folder: Path) -> None:
+    """Observer: the run's record is written.
+
+    Args:
+        record: the record.
+        folder: the run's folder.
+    """
