@@ -95,6 +95,9 @@ class TechniqueSpec(Spec):
     """The paper: authors, year, arXiv number."""
     presets: dict[str, dict[str, Any]] = {}
     """Named settings of the options, and of ``modules``, that the field knows under names of their own."""
+    training: dict[str, Any] = {}
+    """Fields of the training spec that suit this technique (full finetuning wants a lower learning rate); they win over
+    the task's, and a pipeline's own values win over both."""
     contract: int = CONTRACT
 
     @model_validator(mode="after")

@@ -1,5 +1,320 @@
-"""Placeholder until the runner is written in the next step."""
+"""Run a pipeline: load, attach, train, evaluate, save, record. Killed at any moment, it resumes to the same result."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from refarch.architecture import PipelineSpec, RunRecord, Seeds, TaskSpec, Times
+from refarch.engine import Adaptation, attach
+from refarch.errors import RefarchError, RunError
+from refarch.files import write_text
+from refarch.pipeline.folder import RunFolder, new_folder, versions
+from refarch.pipeline.progress import Progress
+from refarch.pipeline.resolve import configured, load_backbone, quiet, resolve_pipeline, seeds
+from refarch.pipeline.task import Data, Task
+from refarch.pipeline.trainer import AdaptationTrainer, RunCallback
+from refarch.plugins import Registry, default_registry, resolve
 
 
-def run() -> None:
-    """Run."""
+@dataclass
+class Assembled:
+    """A pipeline's parts, loaded and attached."""
+
+    pipeline: PipelineSpec
+    task_spec: TaskSpec
+    task: Task
+    data: Data
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    adaptations: list[Adaptation]
+    seeds: Seeds
+    total_parameters: int
+
+
+@dataclass
+class _Clock:
+    """Seconds spent in each phase, earlier attempts included."""
+
+    folder: RunFolder
+    spent: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - began
+            self.folder.note(self.spent)
+
+
+def assemble(pipeline: PipelineSpec, *, registry: Registry | None = None) -> Assembled:
+    """Load a resolved pipeline's data and model and attach its techniques.
+
+    Raises:
+        RefarchError: with the cause, whatever part of it cannot be had.
+    """
+    registry = registry or default_registry()
+    own_seeds = seeds(pipeline.seed)
+    spec = registry.task(pipeline.task.name)
+    task: Task = resolve(spec.implementation)(**pipeline.task.options)
+    task.read(own_seeds.data)
+    model, tokenizer = load_backbone(pipeline.backbone, spec, task.model_arguments(), registry, own_seeds.head)
+    total = sum(p.numel() for p in model.parameters())
+    data = task.encode(tokenizer)
+    attached: list[Adaptation] = []
+    for label, technique in configured(pipeline, registry):
+        first = not attached
+        attached.append(
+            attach(
+                model,
+                technique,
+                name=label,
+                seed=own_seeds.modules,
+                train_head=spec.new_head and first and not _selects_head(technique),
+                registry=registry,
+            )
+        )
+    return Assembled(pipeline, spec, task, data, model, tokenizer, attached, own_seeds, total)
+
+
+def _selects_head(technique: Any) -> bool:
+    """Whether a technique trains the head by itself."""
+    return any(set(module.workspace) & {"head", "model"} for module in technique.technique.modules)
+
+
+def run(
+    pipeline: PipelineSpec,
+    folder: Path | str | None = None,
+    *,
+    registry: Registry | None = None,
+    progress: bool = False,
+) -> tuple[RunRecord, Path]:
+    """Run a pipeline in a folder, or take up again what a killed run left there.
+
+    Args:
+        pipeline: what to run.
+        folder: the run's folder; a new one below ``runs/`` when left out. A finished run is not run again: its
+            record is returned.
+        registry: where names are looked up; the installed plugins when left out.
+        progress: show progress on standard error.
+
+    Returns:
+        The record and the run's folder.
+
+    Raises:
+        UsageError: a name, an option, the data or the folder does not fit.
+        RunError: training failed; says where the last good state is.
+    """
+    registry = registry or default_registry()
+    resolved = resolve_pipeline(pipeline, registry)
+    files = RunFolder(Path(folder) if folder is not None else new_folder(Path("runs"), resolved))
+    with files.held():
+        files.claim(resolved)
+        done = files.finished()
+        if done is not None:
+            return done, files.path
+        with _threads(resolved.training.threads) as threads, Progress(progress) as display:
+            return _run(resolved, files, registry, display, threads), files.path
+
+
+def _run(pipeline: PipelineSpec, files: RunFolder, registry: Registry, display: Progress, threads: int) -> RunRecord:
+    clock = _Clock(files, files.spent())
+    clock.spent["attempts"] = clock.spent.get("attempts", 0) + 1
+    clock.spent.setdefault("started", time.time())
+    registry.observers()
+    display.phase(f"loading {pipeline.backbone.name} and {pipeline.task.name}")
+    with clock.phase("load"):
+        parts = assemble(pipeline, registry=registry)
+    count = sum(adaptation.count() for adaptation in parts.adaptations)
+    display.phase(
+        f"training {count:,} parameters ({count / parts.total_parameters:.2%} of {parts.total_parameters:,}) on"
+        f" {len(parts.data.train):,} examples, {threads} threads"
+    )
+    registry.manager.hook.refarch_pipeline_built(pipeline=pipeline, folder=files.path)
+    trainer = _trainer(parts, files, registry, display)
+    checkpoint = files.last_checkpoint()
+    files.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    if checkpoint:
+        display.phase(f"resuming from {checkpoint.name}")
+    with clock.phase("train"), quiet():
+        _train(trainer, checkpoint)
+    display.stop()
+    display.phase(f"evaluating on {len(parts.data.test):,} test examples")
+    with clock.phase("evaluate"), quiet():
+        trainer.callback.split = "test"
+        metrics = trainer.evaluate(parts.data.test)  # type: ignore[arg-type]
+    saved = [adaptation.save(files.path / "adaptations" / adaptation.name) for adaptation in parts.adaptations]
+    record = _record(parts, files, clock, trainer, metrics, saved, threads)
+    write_text(files.record, record.to_json())
+    if not pipeline.training.keep_checkpoints:
+        shutil.rmtree(files.checkpoints, ignore_errors=True)
+    registry.manager.hook.refarch_run_finished(record=record, folder=files.path)
+    return record
+
+
+class _RunTrainer(AdaptationTrainer):
+    callback: RunCallback
+
+
+def _trainer(parts: Assembled, files: RunFolder, registry: Registry, display: Progress) -> _RunTrainer:
+    training = parts.pipeline.training
+    names = [name for name in ("labels", "start_positions", "end_positions") if name in parts.data.train[0]]
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        outputs = prediction.predictions
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        return parts.task.metrics(logits, prediction.label_ids)  # type: ignore[arg-type]
+
+    callback = RunCallback(files, registry, display)
+    trainer = _RunTrainer(
+        model=parts.model,
+        args=_arguments(parts, files),
+        train_dataset=parts.data.train,
+        eval_dataset=parts.data.validation,
+        data_collator=parts.task.collator(parts.tokenizer),
+        compute_metrics=compute,
+        callbacks=[callback],
+        data_seed=parts.seeds.data,
+        grouped=training.group_by_length,
+    )
+    trainer.label_names = names or ["labels"]
+    trainer.remove_callback(PrinterCallback)
+    trainer.callback, callback.trainer = callback, trainer
+    return trainer
+
+
+def _arguments(parts: Assembled, files: RunFolder) -> TrainingArguments:
+    t = parts.pipeline.training
+    batch = t.batch_size * t.gradient_accumulation
+    steps = t.max_steps or math.ceil(len(parts.data.train) / batch * t.epochs)
+    evaluate = bool(t.evaluate_every and parts.data.validation is not None and len(parts.data.validation))
+    return TrainingArguments(
+        output_dir=str(files.checkpoints),
+        num_train_epochs=t.epochs,
+        max_steps=t.max_steps or -1,
+        per_device_train_batch_size=t.batch_size,
+        per_device_eval_batch_size=t.eval_batch_size,
+        gradient_accumulation_steps=t.gradient_accumulation,
+        learning_rate=t.learning_rate,
+        weight_decay=t.weight_decay,
+        warmup_steps=math.ceil(t.warmup * steps),
+        lr_scheduler_type=t.schedule,
+        max_grad_norm=t.max_grad_norm,
+        bf16=t.precision == "bfloat16",
+        fp16=t.precision == "float16",
+        gradient_checkpointing=t.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        logging_strategy="steps",
+        logging_steps=t.log_every,
+        logging_first_step=True,
+        eval_strategy="steps" if evaluate else "no",
+        eval_steps=t.evaluate_every,
+        save_strategy="steps",
+        save_steps=t.save_every or max(1, steps // 10),
+        save_total_limit=2,
+        seed=parts.seeds.data,
+        data_seed=parts.seeds.data,
+        disable_tqdm=True,
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _train(trainer: AdaptationTrainer, checkpoint: Path | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except RefarchError:
+        raise
+    except KeyboardInterrupt:
+        raise
+    except (RuntimeError, OSError, ValueError, torch.OutOfMemoryError) as error:
+        last = RunFolder(Path(str(trainer.args.output_dir)).parent).last_checkpoint()
+        raise RunError(
+            f"training failed at step {trainer.state.global_step}: {type(error).__name__}: {error}",
+            f"the last good checkpoint is {last or 'none yet'}; run the same command again to resume from it",
+        ) from error
+
+
+def _record(
+    parts: Assembled,
+    files: RunFolder,
+    clock: _Clock,
+    trainer: AdaptationTrainer,
+    metrics: dict[str, float],
+    saved: list[Path],
+    threads: int,
+) -> RunRecord:
+    values = {key.removeprefix("eval_"): float(value) for key, value in metrics.items() if key.startswith("eval_")}
+    spec, data = parts.task_spec, parts.data
+    if spec.metric not in values:
+        raise RunError(f"task {spec.name!r} promises the metric {spec.metric!r} but gave {', '.join(sorted(values))}")
+    modules = sum(p.numel() for a in parts.adaptations for p in a.tree.parameters() if p.requires_grad)
+    return RunRecord(
+        pipeline=parts.pipeline,
+        score=values[spec.metric],
+        metric=spec.metric,
+        greater_is_better=spec.greater_is_better,
+        metrics={k: v for k, v in values.items() if k not in ("runtime", "samples_per_second", "steps_per_second")},
+        baselines=parts.task.baselines(),
+        seeds=parts.seeds,
+        times=Times(**{name: clock.spent.get(name, 0.0) for name in Times.model_fields}),
+        trainable_parameters=sum(adaptation.count() for adaptation in parts.adaptations),
+        module_parameters=modules,
+        total_parameters=parts.total_parameters,
+        peak_memory_bytes=_peak_memory(),
+        saved_bytes=sum(file.stat().st_size for folder in saved for file in folder.iterdir()),
+        steps=trainer.state.global_step,
+        resumed=int(clock.spent["attempts"]) - 1,
+        examples={
+            "train": len(data.train),
+            "validation": len(data.validation) if data.validation is not None else 0,
+            "test": len(data.test),
+        },
+        device=str(parts.model.device),
+        threads=threads,
+        versions=versions(),
+        adaptations=tuple(str(folder.relative_to(files.path)) for folder in saved),
+        started=datetime.fromtimestamp(clock.spent["started"], UTC).isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _peak_memory() -> int:
+    """Bytes: the device's peak, or the process's largest resident size on CPU."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextlib.contextmanager
+def _threads(wanted: int | None) -> Iterator[int]:
+    """Torch's threads for a run: as many as the cores that this process may use, at most 8, unless told otherwise.
+
+    Torch counts the machine's cores, which in a container or under a batch system are often not ours; too many threads
+    make training several times slower.
+    """
+    before = torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(wanted or min(cores, 8))
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)

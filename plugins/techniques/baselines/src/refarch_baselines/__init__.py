@@ -22,6 +22,7 @@ FULL = TechniqueSpec(
     name="full",
     summary="Full finetuning: a trainable copy of every parameter",
     modules=(_selection("everything", "model"),),
+    training={"learning_rate": 1e-4},
 )
 HEAD_ONLY = TechniqueSpec(
     name="head-only",

@@ -1,0 +1,162 @@
+"""A run's folder: what is in it, who may write to it, and what of it survives a kill.
+
+::
+
+    pipeline.json       the resolved spec
+    environment.json    versions and machine
+    metrics.jsonl       a line for each logged step and evaluation
+    checkpoints/        to resume from; a checkpoint counts once it holds the file `complete`
+    adaptations/NAME/   the trained modules
+    record.json         written last: the run is finished
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from refarch.architecture import PipelineSpec, RunRecord
+from refarch.errors import RunError, UsageError
+from refarch.files import read_json, write_text
+
+COMPLETE = "complete"
+
+
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: made if need be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.record = path / "record.json"
+        self.progress = path / "progress.json"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder against a second process; the system lets go of it when the process dies.
+
+        Raises:
+            RunError: another process runs in this folder.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "w", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(
+                    f"another process runs in {self.path}", "wait for it, or choose another folder with --out"
+                ) from None
+            yield
+
+    def claim(self, pipeline: PipelineSpec) -> None:
+        """Note the pipeline, or check that the folder is this pipeline's.
+
+        Raises:
+            UsageError: the folder belongs to a run of another pipeline.
+        """
+        path = self.path / "pipeline.json"
+        if not path.is_file():
+            write_text(path, pipeline.to_json())
+            write_text(self.path / "environment.json", json.dumps(environment(), indent=2))
+            return
+        there = PipelineSpec.parse(read_json(path), str(path))
+        if there != pipeline:
+            changed = differences(there.model_dump(), pipeline.model_dump())
+            raise UsageError(
+                f"{self.path} holds a run of another pipeline; it differs in {', '.join(changed[:5])}",
+                "choose another folder, or repeat the same pipeline to resume it",
+            )
+
+    def finished(self) -> RunRecord | None:
+        """The record, if the run is finished."""
+        return RunRecord.parse(read_json(self.record), str(self.record)) if self.record.is_file() else None
+
+    def last_checkpoint(self) -> Path | None:
+        """The last whole checkpoint; those that a kill cut short are removed."""
+        whole = []
+        for path in self.checkpoints.glob("checkpoint-*"):
+            if (path / COMPLETE).is_file():
+                whole.append((int(path.name.rpartition("-")[2]), path))
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+        return max(whole)[1] if whole else None
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Append one line of metrics."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(line)) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics that came after ``step``: they will come again."""
+        if not self.metrics.is_file():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                values = json.loads(line)
+            except ValueError:  # the last line of a killed process
+                continue
+            if values.get("step", 0) <= step:
+                kept.append(line)
+        write_text(self.metrics, "".join(line + "\n" for line in kept))
+
+    def spent(self) -> dict[str, float]:
+        """Seconds spent in each phase by earlier attempts, and how many there were."""
+        return dict(read_json(self.progress)) if self.progress.is_file() else {}
+
+    def note(self, spent: Mapping[str, float]) -> None:
+        """Keep what :meth:`spent` returns."""
+        write_text(self.progress, json.dumps(dict(spent)))
+
+
+def new_folder(root: Path, pipeline: PipelineSpec) -> Path:
+    """A folder below ``root`` whose name says what runs in it and when it began."""
+    names = [pipeline.task.name, Path(pipeline.backbone.name).name, *(t.label or t.name for t in pipeline.techniques)]
+    stem = "-".join(names)[:80] + f"-seed{pipeline.seed}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    path, number = root / stem, 2
+    while path.exists():
+        path, number = root / f"{stem}-{number}", number + 1
+    return path
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """The dotted paths at which two nested values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
+    return [] if old == new else [f"{path} ({old!r} there, {new!r} here)"]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    names = ["refarch", "torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "datasets"]
+    found = {"python": platform.python_version()}
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"] or ""
+        if name in names or name.startswith("refarch-"):
+            found[name] = distribution.version
+    return dict(sorted(found.items()))
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran in."""
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "python": sys.version,
+    }

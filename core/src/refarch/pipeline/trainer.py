@@ -1,0 +1,169 @@
+"""transformers' Trainer with what a run adds: checkpoints of adaptations only, an order of data that a resumed run
+repeats, a stop at a loss that is not finite, metrics on file and progress on screen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from refarch.engine import adaptations
+from refarch.engine.checkpoint import read
+from refarch.errors import RunError
+from refarch.files import write_text
+from refarch.pipeline.folder import COMPLETE, RunFolder
+from refarch.pipeline.progress import Progress
+from refarch.plugins import Registry
+
+
+class EpochSampler(Sampler[int]):
+    """A random order that depends on the seed and the epoch alone, so a run resumed inside an epoch repeats it.
+
+    Args:
+        rows: the training split.
+        batch_size: examples an optimizer step.
+        seed: the data seed.
+        lengths: tokens of each example, to group like lengths into batches; None for a plain shuffle.
+    """
+
+    def __init__(self, rows: Sized, batch_size: int, seed: int, lengths: list[int] | None) -> None:
+        self.rows, self.batch_size, self.seed, self.lengths = rows, batch_size, seed, lengths
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator()
+        generator.manual_seed(self.seed + self.epoch)
+        if self.lengths is None:
+            yield from torch.randperm(len(self), generator=generator).tolist()
+        else:
+            yield from get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
+
+
+class AdaptationTrainer(Trainer):
+    """Trains what is attached to a model.
+
+    Args:
+        data_seed: decides the order of the training data.
+        grouped: whether batches hold examples of like length.
+        kwargs: Trainer's own.
+    """
+
+    def __init__(self, *, data_seed: int, grouped: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data_seed, self.grouped = data_seed, grouped
+        self.order: EpochSampler | None = None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        lengths = [len(row["input_ids"]) for row in rows] if self.grouped else None
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        self.order = EpochSampler(rows, size, self.data_seed, lengths)
+        return self.order
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One micro-batch.
+
+        Raises:
+            RunError: the loss is not finite.
+        """
+        loss = super().training_step(model, *args, **kwargs)
+        if not bool(torch.isfinite(loss)):
+            step = self.state.global_step
+            last = RunFolder(Path(str(self.args.output_dir)).parent).last_checkpoint()
+            raise RunError(
+                f"the loss is {loss.item()} at step {step + 1}; the last good checkpoint is {last or 'none yet'}",
+                "lower training.learning_rate, raise training.warmup, or train in float32",
+            )
+        return loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        for adaptation in adaptations(self._plain_model()):
+            adaptation.save(Path(output_dir or str(self.args.output_dir)) / adaptation.name, for_training=True)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+            write_text(folder / COMPLETE, "")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        for adaptation in adaptations(self._plain_model()):
+            _, tensors = read(Path(resume_from_checkpoint) / adaptation.name)
+            adaptation.load_state_dict(tensors)
+
+    def _plain_model(self) -> PreTrainedModel:
+        model = self.accelerator.unwrap_model(self.model)
+        assert isinstance(model, PreTrainedModel)
+        return model
+
+
+class RunCallback(TrainerCallback):
+    """Metrics on file, observers told, progress shown.
+
+    Args:
+        folder: the run's.
+        registry: whose observers are told.
+        progress: the display.
+    """
+
+    def __init__(self, folder: RunFolder, registry: Registry, progress: Progress) -> None:
+        self.folder, self.registry, self.progress = folder, registry, progress
+        self.trainer: AdaptationTrainer | None = None
+        self.split = "validation"
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Tell the sampler which epoch begins."""
+        if self.trainer is not None and self.trainer.order is not None:
+            self.trainer.order.epoch = int(state.epoch or 0)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Move the display."""
+        self.progress.step(state.global_step, state.max_steps)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kw: Any,
+    ) -> None:
+        """Write training metrics; evaluations have their own hook."""
+        values = {k: v for k, v in (logs or {}).items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        if not state.is_world_process_zero or "loss" not in values:
+            return
+        self.folder.log({"step": state.global_step, "split": "train", **values})
+        self.progress.show(values)
+        self.registry.manager.hook.refarch_step(
+            folder=self.folder.path, step=state.global_step, total=state.max_steps, metrics=values
+        )
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kw: Any,
+    ) -> None:
+        """Write evaluation metrics."""
+        if not state.is_world_process_zero:
+            return
+        values = {k.removeprefix("eval_"): float(v) for k, v in (metrics or {}).items() if k.startswith("eval_")}
+        self.folder.log({"step": state.global_step, "split": self.split, **values})
+        self.registry.manager.hook.refarch_evaluated(
+            folder=self.folder.path, step=state.global_step, split=self.split, metrics=values
+        )
