@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from refarch.errors import SpecError, did_you_mean
 
@@ -13,6 +13,19 @@ CONTRACT = 1
 """The version of the plugin contract that this core speaks. Every spec carries the version it was written for."""
 
 S = TypeVar("S", bound="Spec")
+
+
+def as_tuples(value: Any) -> Any:
+    """Plain data with tuples for lists, at any depth: hashable, and the same before and after a trip through JSON."""
+    if isinstance(value, Mapping):
+        return {key: as_tuples(item) for key, item in value.items()}
+    return tuple(as_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+PlainValue = Annotated[Any, AfterValidator(as_tuples)]
+"""A field that holds whatever JSON can."""
+PlainData = Annotated[dict[str, Any], AfterValidator(as_tuples)]
+"""The same by name."""
 
 
 class Spec(BaseModel):

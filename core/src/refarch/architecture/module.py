@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
 from refarch.architecture import properties as p
-from refarch.architecture.base import Spec
+from refarch.architecture.base import PlainData, Spec
 from refarch.architecture.slots import Layers, SlotName, SlotRef, parse_slot
 
 ImportPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
@@ -19,7 +19,8 @@ class Gate(Spec):
     """The gate of a gated addition, a standard component of the engine.
 
     The gate is g = activation(a) for a learned scalar, or g = activation(w.x + b) from what the module reads, for each
-    token or for the mean over an example's tokens.
+    token or for the mean over an example's tokens. That mean counts padding, and while generating with a cache it is
+    over the new tokens alone; so an ``example`` gate suits models that read an example at once, without padding.
     """
 
     by: p.Gating = "learned"
@@ -49,7 +50,7 @@ class ModuleSpec(Spec):
     form: p.Form
     function: ImportPath | None = None
     """The function's import path; none for a selection."""
-    arguments: dict[str, Any] = {}
+    arguments: PlainData = {}
     """The function's keyword arguments; ``"$name"`` stands for the option of that name. Left empty, the function gets
     all of the technique's options under their own names."""
     parameters: tuple[str, ...] = ()

@@ -114,6 +114,11 @@ def _is_selection(module: ModuleSpec) -> bool:
 
 RULES: tuple[Rule, ...] = (
     Rule(
+        "each slot once",
+        lambda m: len(set(m.slot_refs())) < len(m.workspace),
+        "a workspace is a set: it names each slot, by whichever of its names, once",
+    ),
+    Rule(
         "selection goes with selection",
         lambda m: (m.adapted == "selection") != _is_selection(m),
         "parameters adapted = selection and integration = selection are the two sides of one thing: existing weights"
@@ -133,6 +138,11 @@ RULES: tuple[Rule, ...] = (
         "everything else has a function",
         lambda m: not _is_selection(m) and m.function is None,
         "only a selection comes without a function; give the import path of the module, as in 'package.function:Name'",
+    ),
+    Rule(
+        "selection of modules' parameters",
+        lambda m: _is_selection(m) and bool(_kinds(m) & {"inputs", "key_value"}),
+        "'inputs' and '*.key_value' are sequences and have no parameters of their own; select at the modules' slots",
     ),
     Rule(
         "concatenation at a sequence",
@@ -171,6 +181,11 @@ RULES: tuple[Rule, ...] = (
         "a transformation replaces a weight matrix, so its workspace is linear slots",
     ),
     Rule(
+        "transformation has no side",
+        lambda m: m.integration == "transformation" and any(ref.side == "input" for ref in m.slot_refs()),
+        "a transformation replaces the whole weight; name the slot without a side",
+    ),
+    Rule(
         "transformation reparameterises",
         lambda m: m.integration == "transformation" and m.adapted != "reparameterisation",
         "a transformed weight is a reparameterisation of the base weight",
@@ -179,11 +194,6 @@ RULES: tuple[Rule, ...] = (
         "rescaling by a vector",
         lambda m: m.integration == "rescaling" and not (m.form == "vector" and m.intra == "diagonal"),
         "rescaling multiplies each unit by one factor: form = vector, intra-connectivity = diagonal",
-    ),
-    Rule(
-        "a vector rescales or adds",
-        lambda m: m.form == "vector" and m.integration == "concatenation",
-        "a vector of factors is no token; use form = tokens",
     ),
     Rule(
         "rescaling is sequential",

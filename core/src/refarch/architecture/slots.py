@@ -121,9 +121,9 @@ class Layers(Spec):
     """The last n layers."""
     every: int | None = Field(None, ge=1)
     """Layers 0, k, 2k ..."""
-    indices: tuple[int, ...] | None = None
+    indices: tuple[int, ...] | None = Field(None, min_length=1)
     """These layers; negative counts from the end."""
-    stacks: tuple[StackName, ...] | None = None
+    stacks: tuple[StackName, ...] | None = Field(None, min_length=1)
     """Only these stacks of an encoder-decoder; all stacks when left out."""
 
     @model_validator(mode="after")

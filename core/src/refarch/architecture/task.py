@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from refarch.architecture.base import CONTRACT, Spec
+from refarch.architecture.base import CONTRACT, PlainData, Spec
 from refarch.architecture.module import ImportPath
 from refarch.architecture.technique import Option, PluginName, options_model, validate_options
 
@@ -27,7 +27,7 @@ class TaskSpec(Spec):
     """The metric that is the score."""
     greater_is_better: bool = True
     options: tuple[Option, ...] = ()
-    defaults: dict[str, Any] = {}
+    defaults: PlainData = {}
     """Of a preset: values of the options that differ from their defaults."""
     training: dict[str, Any] = {}
     """Fields of the training spec that suit this task; a pipeline's own values win."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, create_model, model_validator
 
-from refarch.architecture.base import CONTRACT, Spec, explain
+from refarch.architecture.base import CONTRACT, PlainData, PlainValue, Spec, explain
 from refarch.architecture.module import Identifier, ModuleSpec
 from refarch.architecture.slots import Layers
 from refarch.errors import SpecError, did_you_mean
@@ -32,7 +32,7 @@ class Option(Spec):
 
     name: Identifier
     type: OptionType
-    default: Any = None
+    default: PlainValue = None
     """None means: not set (the function, or the task, decides)."""
     help: str
     choices: tuple[str, ...] | None = None
@@ -93,7 +93,7 @@ class TechniqueSpec(Spec):
     options: tuple[Option, ...] = ()
     reference: str = ""
     """The paper: authors, year, arXiv number."""
-    presets: dict[str, dict[str, Any]] = {}
+    presets: dict[str, PlainData] = {}
     """Named settings of the options, and of ``modules``, that the field knows under names of their own."""
     training: dict[str, Any] = {}
     """Fields of the training spec that suit this technique (full finetuning wants a lower learning rate); they win over

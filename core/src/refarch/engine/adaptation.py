@@ -21,7 +21,7 @@ from refarch.engine.inputs import InputsBound
 from refarch.engine.integrate import Bound
 from refarch.engine.plan import Insertion, Plan
 from refarch.engine.sites import Resolver
-from refarch.errors import CompositionError, SlotError
+from refarch.errors import CompositionError, SlotError, SpecError
 
 State = Literal["attached", "merged", "detached"]
 HEAD = ModuleSpec(
@@ -39,6 +39,10 @@ HEAD = ModuleSpec(
 """The selection that ``train_head`` adds to any technique."""
 
 
+RESERVED = frozenset(dir(nn.Module())) | {"order", "trained", "fingerprint"}
+"""Names that neither an adaptation nor a module of it can have, because torch's modules and :class:`Attached` do."""
+
+
 class Source(Spec):
     """The plugin that a technique came from; empty for an inline spec."""
 
@@ -52,14 +56,16 @@ class Tree(nn.Module):
     def put(self, path: str, module: nn.Module) -> None:
         """Place ``module`` at a dotted path below this one."""
         name, _, rest = path.partition(".")
+        if name in RESERVED:
+            raise SpecError(f"a module cannot be named {name!r}: torch's modules use that name themselves")
         if not rest:
+            assert name not in self._modules, f"two functions at {path}"
             self.add_module(name, module)
             return
-        child = self._modules.get(name)
-        if child is None:
-            child = Tree()
-            self.add_module(name, child)
-        assert isinstance(child, Tree)
+        if name not in self._modules:
+            self.add_module(name, Tree())
+        child = self._modules[name]
+        assert isinstance(child, Tree), f"a function stands above {path}"
         child.put(rest, module)
 
 
@@ -107,10 +113,12 @@ class Adaptation:
         source: Source,
         train_head: bool,
         trainable: bool,
+        folded: bool = False,
     ) -> None:
         self.model, self.resolver, self.family, self.name, self.seed = model, resolver, resolver.family, name, seed
         self.technique, self.source, self.train_head = plan.technique, source, train_head
         self.state: State = "detached"
+        self.folded = folded
         self._enabled = True
         self.tree = Tree()
         self.insertions: list[Insertion] = plan.insertions
@@ -131,9 +139,11 @@ class Adaptation:
 
     def _place(self, insertion: Insertion) -> None:
         spec, site = insertion.spec, insertion.site
-        self.tree.put(f"{spec.name}.{site.address}", insertion.function)
+        # A sublayer's address is the beginning of its leaves' addresses, at which functions may stand too.
+        address = f"{site.address}.sublayer" if site.ref.slot.kind == "sublayer" else site.address
+        self.tree.put(f"{spec.name}.{address}", insertion.function)
         if insertion.gate is not None:
-            self.tree.put(f"{spec.name}_gate.{site.address}", insertion.gate)
+            self.tree.put(f"{spec.name}-gate.{address}", insertion.gate)
         if spec.integration != "concatenation":
             self.bound.append(Bound(self, spec, site, insertion.function, insertion.gate))
         elif site.ref.slot.kind == "inputs":
@@ -233,7 +243,8 @@ class Adaptation:
         try:
             yield
         finally:
-            self.enabled = before
+            if self.state == "attached":
+                self.enabled = before
 
     # taking away ---------------------------------------------------------------------------------------------------
 
@@ -250,12 +261,15 @@ class Adaptation:
             selection.release(self)
         self._forget()
 
-    def _forget(self) -> None:
+    def _forget(self, new_base: bool = False) -> None:
+        """Leave the model. ``new_base``: its weights are from now on others than those it was loaded with."""
         container = Attached.of(self.model)
         assert container is not None
         container.order.remove(self)
         del container._modules[self.name]
         self.state = "detached"
+        if new_base and not any(adaptation.state == "merged" for adaptation in container.order):
+            container.fingerprint = None
         if not container.order:
             del self.model._modules["refarch"]
             for name, parameter in self.model.named_parameters():
@@ -353,7 +367,7 @@ def adaptations(model: nn.Module) -> tuple[Adaptation, ...]:
 
 def unused_name(model: nn.Module, wanted: str) -> str:
     """``wanted``, or ``wanted-2`` and so on if the model has an adaptation of that name."""
-    taken = {adaptation.name for adaptation in adaptations(model)}
+    taken = {adaptation.name for adaptation in adaptations(model)} | RESERVED
     name, number = wanted, 2
     while name in taken:
         name, number = f"{wanted}-{number}", number + 1

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from refarch.architecture import ConfiguredTechnique, FamilySpec, TechniqueSpec
 from refarch.engine import checkpoint as files
 from refarch.engine import plan as planning
-from refarch.engine.adaptation import Adaptation, Source, adaptations, unused_name
+from refarch.engine.adaptation import RESERVED, Adaptation, Source, adaptations, unused_name
 from refarch.engine.fingerprint import fingerprint
+from refarch.engine.function import fold
 from refarch.engine.sites import Resolver
 from refarch.errors import CompositionError, SpecError, UsageError
 from refarch.plugins.registry import Registry, default_registry
@@ -65,13 +66,18 @@ def attach(
         if name is not None or options:
             raise UsageError(
                 "a list of techniques takes no name and no options of its own",
-                "give configured specs: registry.technique('lora').configure({'rank': 4})",
+                "give configured specs: registry.technique(NAME).configure({...})",
             )
         common: dict[str, Any] = {"seed": seed, "trainable": trainable, "dtype": dtype, "registry": registry}
-        return tuple(
-            attach(model, item, family=family, train_head=train_head and i == 0, **common)
-            for i, item in enumerate(technique)
-        )
+        done: list[Adaptation] = []
+        try:
+            for item in technique:
+                done.append(attach(model, item, family=family, train_head=train_head and not done, **common))
+        except BaseException:
+            for adaptation in reversed(done):
+                adaptation.detach()
+            raise
+        return tuple(done)
     configured, source = _configured(technique, options, registry)
     resolver = Resolver(model, family or _family(model, registry))
     label = _label(model, name, configured.name)
@@ -100,7 +106,8 @@ def load(
         name: the adaptation's name on the model; its saved one when left out.
         trainable: True to go on training it.
         any_base: accept a base of the same structure with other weights.
-        technique: for a technique that no plugin provides, the spec that you trust.
+        technique: for a technique that no plugin provides, the spec that you trust; its options, slots and layers are
+            the saved ones unless they are decided in it.
         family: a backbone table; found by the model's type when left out.
         registry: where names are looked up.
 
@@ -109,10 +116,10 @@ def load(
             is untouched.
     """
     saved, tensors = files.read(Path(folder))
-    if technique is None:
-        configured = files.trusted_technique(saved, registry or default_registry())
+    if isinstance(technique, ConfiguredTechnique):
+        configured = technique
     else:
-        configured = technique if isinstance(technique, ConfiguredTechnique) else technique.configure({})
+        configured = files.trusted_technique(saved, technique, registry)
     resolver = Resolver(model, family or _family(model, registry))
     present = adaptations(model)
     head = resolver.head()
@@ -121,7 +128,7 @@ def load(
     plan = planning.build(resolver, configured, saved.seed, None, _device(model))
     if saved.folded:
         for insertion in plan.insertions:
-            insertion.function.fold()
+            fold(insertion.function)
     label = _label(model, name, saved.name)
     adaptation = Adaptation(
         model,
@@ -132,6 +139,7 @@ def load(
         source=saved.source,
         train_head=saved.train_head,
         trainable=trainable,
+        folded=saved.folded,
     )
     try:
         shapes = {key: tuple(tensor.shape) for key, tensor in adaptation.state_dict().items()}
@@ -169,10 +177,11 @@ def _family(model: PreTrainedModel, registry: Registry | None) -> FamilySpec:
 
 def _label(model: PreTrainedModel, name: str | None, default: str) -> str:
     if name is None:
-        return unused_name(model, default)
-    if not name or "." in name or name in {adaptation.name for adaptation in adaptations(model)}:
+        name = unused_name(model, default)
+    taken = {adaptation.name for adaptation in adaptations(model)} | RESERVED
+    if not name or "." in name or name in taken:
         raise CompositionError(
-            f"the adaptation's name {name!r} is empty, has a dot, or is taken on this model",
+            f"the adaptation's name {name!r} is empty, has a dot, or is taken on this model or by torch",
             f"use {unused_name(model, name.replace('.', '-') or default)!r}",
         )
     return name

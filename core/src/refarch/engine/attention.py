@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PREFIX = "refarch_"
 SUPPORTED = ("sdpa", "eager")
 _KEY = "_refarch_key_value"
+_KEY_HANDLE = "_refarch_key_value_check"
 
 
 def _seam(implementation: str) -> Callable[..., Any]:
@@ -67,7 +68,10 @@ class KeyValueBound:
     def attach(self) -> None:
         """Put the binding at the attention module, and the seam on the model."""
         install(self.owner.model)
-        self.site.end.module.__dict__.setdefault(_KEY, []).append(self)
+        module = self.site.end.module
+        module.__dict__.setdefault(_KEY, []).append(self)
+        if _KEY_HANDLE not in module.__dict__:
+            module.__dict__[_KEY_HANDLE] = module.register_forward_pre_hook(check)
 
     def detach(self) -> None:
         """Take the binding away, and with the last one the seam."""
@@ -75,6 +79,7 @@ class KeyValueBound:
         bindings.remove(self)
         if not bindings:
             del self.site.end.module.__dict__[_KEY]
+            self.site.end.module.__dict__.pop(_KEY_HANDLE).remove()
         if not any(_KEY in module.__dict__ for module in self.owner.model.modules()):
             uninstall(self.owner.model)
 
@@ -154,13 +159,13 @@ def uninstall(model: PreTrainedModel) -> None:
         model.set_attn_implementation(current.removeprefix(PREFIX))
 
 
-def check(model: PreTrainedModel) -> None:
-    """Refuse to run with a seam that somebody replaced: a prefix would silently be left out.
+def check(module: nn.Module, args: Any = ()) -> None:
+    """A hook of the attention module: refuse to run with a seam that somebody replaced, and with it the prefix.
 
     Raises:
         CompositionError: the model's attention implementation was changed after attaching.
     """
-    current = str(model.config._attn_implementation)
+    current = str(getattr(getattr(module, "config", None), "_attn_implementation", PREFIX))
     if not current.startswith(PREFIX):
         raise CompositionError(
             f"the model's attention implementation was changed to {current!r} while keys and values are attached",

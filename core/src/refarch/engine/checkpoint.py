@@ -17,16 +17,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from refarch.architecture import ConfiguredTechnique
+from refarch.architecture import ConfiguredTechnique, TechniqueSpec
 from refarch.architecture.base import Spec
 from refarch.engine.adaptation import Adaptation, Source
 from refarch.engine.fingerprint import Fingerprint
-from refarch.engine.function import Function
+from refarch.engine.function import fold
 from refarch.errors import CheckpointError, SpecError
 from refarch.files import inside, read_json, write_bytes, write_text
+from refarch.plugins.registry import default_registry
 
 if TYPE_CHECKING:
-    from refarch.plugins import Registry
+    from refarch.plugins.registry import Registry
 
 FORMAT = 1
 FILE = "adaptation.json"
@@ -55,7 +56,8 @@ class Checkpoint(Spec):
 
 def save(adaptation: Adaptation, folder: Path, *, for_training: bool = False) -> Path:
     """See :meth:`Adaptation.save`."""
-    folds = not for_training and any(insertion.spec.train_only for insertion in adaptation.insertions)
+    train_only = any(insertion.spec.train_only for insertion in adaptation.insertions)
+    folds = train_only and not for_training and not adaptation.folded
     tensors = _folded(adaptation) if folds else adaptation.state_dict()
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     data = to_bytes(tensors, metadata={"format": "refarch", "technique": adaptation.technique.name})
@@ -67,7 +69,7 @@ def save(adaptation: Adaptation, folder: Path, *, for_training: bool = False) ->
         family=adaptation.family.name,
         seed=adaptation.seed,
         train_head=adaptation.train_head,
-        folded=folds,
+        folded=folds or adaptation.folded,
         base=adaptation.base_fingerprint(),
         slot_map=adaptation.slot_map,
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
@@ -86,10 +88,9 @@ def save(adaptation: Adaptation, folder: Path, *, for_training: bool = False) ->
 def _folded(adaptation: Adaptation) -> dict[str, Tensor]:
     tensors = {name: tensor for name, tensor in adaptation.state_dict().items() if name.startswith("base:")}
     tree = copy.deepcopy(adaptation.tree)
-    for module in tree.modules():
-        if isinstance(module, Function):
-            module.fold()
-    return tensors | {name: tensor.detach() for name, tensor in tree.state_dict().items()}
+    fold(tree)
+    own = [*tree.named_parameters(), *tree.named_buffers()]  # what is shared once, unlike in a state dict
+    return tensors | {name: tensor.detach() for name, tensor in own}
 
 
 def read(folder: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
@@ -137,27 +138,34 @@ def _read_tensors(path: Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
     return tensors
 
 
-def trusted_technique(checkpoint: Checkpoint, registry: Registry) -> ConfiguredTechnique:
-    """The checkpoint's technique, if an installed plugin of its name declares the functions that it uses.
+def trusted_technique(
+    checkpoint: Checkpoint, trusted: TechniqueSpec | None, registry: Registry | None
+) -> ConfiguredTechnique:
+    """The checkpoint's technique, if a spec that the user trusts declares the functions that it uses: the given one, or
+    that of an installed plugin of its name.
 
-    A checkpoint cannot bring code: the import paths in it count only where an installed plugin has them too.
+    A checkpoint cannot bring code: the import paths in it count only where a trusted spec has them too.
 
     Raises:
         CheckpointError: the installed plugin does not declare what the checkpoint uses.
         UnknownNameError: no plugin of that name is installed.
     """
     wanted = checkpoint.technique
-    installed = registry.technique(wanted.name)
+    registry = registry or default_registry()
+    installed = registry.technique(wanted.name) if trusted is None else trusted
     declared = {module.function for module in installed.modules} | {
         module.get("function") for preset in installed.presets.values() for module in preset.get("modules", ())
     }
     strange = {module.function for module in wanted.technique.modules} - declared - {None}
     if strange:
-        found = registry.find("technique", wanted.name)
+        here = "the given spec"
+        if trusted is None:
+            found = registry.find("technique", wanted.name)
+            here = f"the installed {found.distribution} {found.version}"
         raise CheckpointError(
             f"the checkpoint was made by {checkpoint.source.distribution or 'an inline spec'}"
-            f" {checkpoint.source.version} and uses {', '.join(sorted(map(str, strange)))}, which the installed"
-            f" {found.distribution} {found.version} does not declare",
+            f" {checkpoint.source.version} and uses {', '.join(sorted(map(str, strange)))}, which {here}"
+            " does not declare",
             "install the version that made it, or pass technique= with a spec that you trust",
         )
     return wanted

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from refarch.errors import CompositionError
+
 Inner = Callable[[Tensor], Tensor]
 
 
@@ -43,6 +45,8 @@ class Dispatcher:
         self.module = module
         self.bindings: list[Binding] = []
         self.previous: Callable[..., Any] | None = module.__dict__.get("forward")
+        # Whoever wrapped forward before may take that back later, and the dispatcher with it.
+        self.guard = None if self.previous is None else module.register_forward_pre_hook(_refuse_bypass)
 
     @classmethod
     def of(cls, module: nn.Module) -> Dispatcher | None:
@@ -67,7 +71,15 @@ class Dispatcher:
     def remove(self, binding: Binding) -> None:
         """Take a binding away; with the last one, the module's own ``forward`` comes back."""
         self.bindings.remove(binding)
-        if self.bindings or self.module.__dict__.get("forward") is not self:
+        if self.bindings:
+            return
+        if self.guard is not None:
+            self.guard.remove()
+            self.guard = None
+        if _bypassed(self.module):
+            del self.module.__dict__["_refarch_dispatcher"]
+            return
+        if self.module.__dict__.get("forward") is not self:  # wrapped by others since; they hold on to it
             return
         del self.module.__dict__["forward"], self.module.__dict__["_refarch_dispatcher"]
         if self.previous is not None:
@@ -93,12 +105,12 @@ class Dispatcher:
         else:  # a layer may get its hidden states by keyword
             name = next(iter(kwargs))
             x = kwargs.pop(name)
-        tail: list[Any] = []
+        tail: list[tuple[Any, ...]] = []  # of a module that returns a tuple: what comes after the hidden states
 
         def own(x: Tensor) -> Tensor:
             y = self.base(x, *rest, **kwargs) if name is None else self.base(**{name: x}, **kwargs)
             if isinstance(y, tuple):
-                tail[:] = y[1:]
+                tail[:] = [y[1:]]
                 return y[0]
             return y
 
@@ -108,7 +120,22 @@ class Dispatcher:
             inner = _Composed(binding, inner, leaf)
         assert x is not None
         y = inner(x)
-        return (y, *tail) if tail else y
+        return (y, *tail[0]) if tail else y
+
+
+def _bypassed(module: nn.Module) -> bool:
+    """Whether the module's own forward was put back over its dispatcher."""
+    forward = module.__dict__.get("forward")
+    return forward is None or getattr(forward, "__func__", None) is type(module).forward
+
+
+def _refuse_bypass(module: nn.Module, args: Any) -> None:
+    if _bypassed(module):
+        raise CompositionError(
+            f"the forward of a {type(module).__name__} was restored by whoever had wrapped it before attaching, so what"
+            " is attached there would be left out",
+            "detach first, then remove the other wrapper (accelerate's hooks, for example), and attach again",
+        )
 
 
 class _Composed:

@@ -49,13 +49,18 @@ class Function(nn.Module):
     The constructor gets the :class:`SlotShape` and the technique's options as keyword arguments.
     """
 
-    scale: float | Tensor = 1.0
-    """s of a scaled addition."""
+    scale: float | Tensor
+    """s of a scaled addition; 1 unless a subclass sets it, on the class or on itself, where it may be a parameter."""
 
     on_input: Any = None
     """Of a transformation, where the algebra allows: M(W) x = W on_input(x)."""
     on_output: Any = None
     """Of a transformation, where the algebra allows: M(W) x = on_output(W x)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if not hasattr(type(self), "scale"):  # a default on the class would keep a parameter from being named so
+            self.scale = 1.0
 
     def delta(self) -> Tensor:
         """The matrix D, [out, in], with ``forward(x) == x @ D.T``. Functions of form ``linear`` define it."""
@@ -67,6 +72,13 @@ class Function(nn.Module):
 
     def fold(self) -> None:
         """Drop, in place, what only training needs. Functions of a module with ``train_only`` parts define it."""
+
+
+def fold(function: nn.Module) -> None:
+    """Drop what only training needs from a function and the functions inside it."""
+    for module in list(function.modules()):
+        if isinstance(module, Function):
+            module.fold()
 
 
 class LowRank(Function):

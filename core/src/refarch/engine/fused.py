@@ -61,5 +61,6 @@ def can_fuse(leaf: nn.Module, function: Any, x: Tensor) -> bool:
         and isinstance(function.scale, (int, float))
         and not torch.is_autocast_enabled(x.device.type)
         and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()  # torch.func.grad, vmap ...
         and torch.is_grad_enabled()
     )

@@ -130,7 +130,9 @@ class InputsSeam:
         if not cut:
             return output
         if isinstance(output, tuple):
-            return (output[0][:, cut:], *output[1:])
+            total = output[0].shape[1]
+            rest = (tuple(s[:, cut:] for s in item) if _are_states(item, total) else item for item in output[1:])
+            return (output[0][:, cut:], *rest)
         output.last_hidden_state = output.last_hidden_state[:, cut:]
         if output.get("hidden_states") is not None:
             output.hidden_states = tuple(state[:, cut:] for state in output.hidden_states)
@@ -139,6 +141,13 @@ class InputsSeam:
     def before_pooler(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         """The pooler reads the sequence without the tokens."""
         return (args[0][:, self.cut :], *args[1:]) if self.cut else None
+
+
+def _are_states(item: Any, tokens: int) -> bool:
+    """Whether an entry of an output tuple is the hidden states of all layers, each [b, tokens, d]."""
+    return isinstance(item, tuple) and all(
+        isinstance(state, Tensor) and state.ndim == 3 and state.shape[1] == tokens for state in item
+    )
 
 
 class _Method:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refarch.architecture import ModuleSpec
+from refarch.architecture.properties import ADDITIVE
 from refarch.engine.dispatch import Dispatcher, Inner
 from refarch.engine.function import Function, LowRank
 from refarch.engine.fused import can_fuse
@@ -109,7 +110,7 @@ class Bound:
 
     def _add(self, inner: Inner, x: Tensor, leaf: nn.Module | None) -> Tensor:
         function, part = self.function, self.site.end.part
-        plain = isinstance(function, LowRank) and self.gate is None and part is None
+        plain = part is None and self._is_plain()
         if plain and leaf is not None and self.parallel and self.carrier is None and can_fuse(leaf, function, x):
             return function(x, base=leaf)  # type: ignore[no-any-return]
         y = inner(x)
@@ -124,18 +125,29 @@ class Bound:
         read = y if not self.parallel else x if self.carrier is None else self.carrier.take()
         function = self.function
         own = cast_for(function, read)
-        scale = function.scale if self.spec.integration == "scaled addition" else 1.0
-        same = own.dtype == y.dtype or torch.is_autocast_enabled(y.device.type)
-        if plain and same and isinstance(scale, (int, float)) and scale == function.scale:
+        kind = y.device.type
+        computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.dtype
+        if plain and computed == y.dtype:
             return function(own, into=y)  # type: ignore[no-any-return]
         out = function(own)
-        if not (isinstance(scale, (int, float)) and scale == 1.0):
-            out = out * scale
+        if self.spec.integration == "scaled addition":
+            out = out * function.scale
         if self.gate is None:
             return y + out.to(y.dtype)
         g = self.gate(cast_for(self.gate, read)).to(y.dtype)
         base = (1 - g) * y if self.gate.convex else y
         return base + g * out.to(y.dtype)
+
+    def _is_plain(self) -> bool:
+        """Whether y + scale * up(down(x)) is what this binding computes, so that the function may do the sum itself."""
+        function = self.function
+        return (
+            isinstance(function, LowRank)
+            and type(function).forward is LowRank.forward
+            and self.gate is None
+            and isinstance(function.scale, (int, float))
+            and (self.spec.integration == "scaled addition" or function.scale == 1)
+        )
 
     def _rescale(self, inner: Inner, x: Tensor, leaf: nn.Module | None) -> Tensor:
         factors = self.function()  # width
@@ -229,11 +241,22 @@ class Bound:
             return f"slot {str(site.ref)!r} is of kind {site.ref.slot.kind}, not a linear map"
         if spec.form not in ("linear", "vector") and spec.integration != "transformation":
             return f"the function is not linear (functional form: {spec.form})"
+        if spec.integration in ADDITIVE and type(self.function).delta is Function.delta:
+            return f"{type(self.function).__name__} offers no weight delta"
         if self.gate is not None and spec.gate is not None and spec.gate.by != "learned":
             return f"its gate depends on the input (by {spec.gate.by})"
         if spec.inter == "dynamic":
             return "inter-connectivity is dynamic: the map depends on the input"
         return plain_reason(site.end.module)
+
+    def writes(self) -> tuple[str, ...]:
+        """Which of the layer's parameters merging changes."""
+        if self.spec.integration == "rescaling":
+            return ("weight",) if self.site.ref.side == "input" else ("weight", "bias")
+        if self.spec.integration == "transformation":
+            return ("weight",)
+        keeps_bias = self.parallel and not (self.gate is not None and self.gate.convex)
+        return ("weight",) if keeps_bias else ("weight", "bias")
 
     def commutes(self, other: Bound) -> bool:
         """Whether the order of two bindings at one module does not matter."""

@@ -32,12 +32,18 @@ def plain_reason(module: nn.Module) -> str:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2:
         return f"{type(module).__name__} has no weight matrix"
+    if "weight" not in module._parameters:
+        return f"its weight is computed from other parameters ({type(module).__name__})"
+    if weight.is_meta:
+        return "its weight is not in memory (it is offloaded, or on the meta device)"
     if not weight.dtype.is_floating_point or weight.element_size() < 2:
         return f"its weight is quantised ({weight.dtype})"
     if type(weight) not in (nn.Parameter, Tensor) and type(weight.data) is not Tensor:
         return f"its weight is a {type(weight.data).__name__}, not a plain tensor"
     if not isinstance(module, (nn.Linear, Conv1D)) or "quant" in type(module).__module__:
         return f"{type(module).__name__} is not a plain linear layer"
+    if type(module).forward not in (nn.Linear.forward, Conv1D.forward):
+        return f"{type(module).__name__} computes something else than its weight says"
     if type(module).__module__.split(".")[0] in ("bitsandbytes", "torchao"):
         return f"{type(module).__name__} is quantised"
     return ""

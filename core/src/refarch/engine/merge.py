@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from refarch.engine import selection
 from refarch.engine.dispatch import Dispatcher
-from refarch.engine.integrate import Bound
+from refarch.engine.integrate import Bound, Carrier
 from refarch.engine.linear import read_weight, write_weight
 from refarch.errors import CompositionError
 
@@ -27,6 +27,12 @@ class Merged:
         self.weights, self.selected = weights, selected
 
 
+def _overlap(one: Merged, other: Merged) -> bool:
+    """Whether two merges have written into the same weights."""
+    modules = {id(module) for module, _, _ in one.weights} & {id(module) for module, _, _ in other.weights}
+    return bool(modules or one.selected.keys() & other.selected.keys())
+
+
 def _log(adaptation: Adaptation) -> list[tuple[Adaptation, Merged]]:
     found: list[tuple[Adaptation, Merged]] = adaptation.model.__dict__.setdefault(_KEY, [])
     return found
@@ -40,13 +46,7 @@ def reasons(adaptation: Adaptation) -> list[str]:
     for binding in adaptation.bound:
         reason = binding.merge_reason()
         if not reason and isinstance(binding, Bound):
-            weight = binding.site.end.module._parameters.get("weight")
-            if id(weight) in tied:
-                reason = f"its weight is tied to {tied[id(weight)]}"
-            elif id(weight) in copied:
-                reason = "a selection trains a copy of its weight; merge or detach that first"
-            else:
-                reason = _order(binding)
+            reason = _not_its_own(binding, tied, copied) or _order(binding)
         if reason:
             found.append(f"{binding.site.address}: {reason}")
     for path in adaptation.copies:
@@ -56,10 +56,28 @@ def reasons(adaptation: Adaptation) -> list[str]:
     return found
 
 
+def _not_its_own(binding: Bound, tied: dict[int, str], copied: set[int]) -> str:
+    """Why what the merge would write into does not belong to the layer alone; empty if it does."""
+    for name in binding.writes():
+        parameter = binding.site.end.module._parameters.get(name)
+        if parameter is None:
+            continue
+        if id(parameter) in tied:
+            return f"its {name} is tied: it stands at {tied[id(parameter)]}"
+        if id(parameter) in copied:
+            return f"a selection trains a copy of its {name}; merge or detach that first"
+    return ""
+
+
 def _order(binding: Bound) -> str:
     dispatcher = Dispatcher.of(binding.site.end.module)
     assert dispatcher is not None
     for other in dispatcher.inner_to(binding):
+        if isinstance(other, Carrier) and binding.site.ref.side == "input":
+            return (
+                f"adaptation {other.owner.name!r} was attached before and reads this layer's input as rescaled here;"
+                f" detach {other.owner.name!r} first"
+            )
         if isinstance(other, Bound) and other.owner is not binding.owner and not binding.commutes(other):
             return (
                 f"adaptation {other.owner.name!r} ({other.spec.integration}) was attached before and does not commute"
@@ -99,7 +117,9 @@ def merge(adaptation: Adaptation) -> None:
         bias = None if bias is None else bias.float()
         for binding in bindings:
             weight, bias = binding.merged(weight, bias)
-        if not bool(torch.isfinite(weight).all()):
+        dtype = read_weight(module).dtype  # a half-precision weight may overflow only here
+        finite = [bool(torch.isfinite(tensor.to(dtype)).all()) for tensor in (weight, bias) if tensor is not None]
+        if not all(finite):
             raise CompositionError(f"{bindings[0].site.address}: the merged weight is not finite; nothing was changed")
         new.append((module, weight, bias))
     kept: Kept = []
@@ -122,27 +142,44 @@ def unmerge(adaptation: Adaptation) -> None:
     log = _log(adaptation)
     position = next(i for i, (owner, _) in enumerate(log) if owner is adaptation)
     own = log[position][1]
-    touched = {id(module) for module, _, _ in own.weights}
     for later, merged in log[position + 1 :]:
-        overlap = touched & {id(module) for module, _, _ in merged.weights} or own.selected.keys() & merged.selected
-        if overlap:
+        if _overlap(own, merged):
             raise CompositionError(
                 f"adaptation {later.name!r} was merged into the same weights since", f"unmerge {later.name!r} first"
             )
+    _refuse_copies(adaptation, own)
     for module, weight, bias in own.weights:
         write_weight(module, weight, bias)
     parameters = dict(adaptation.model.named_parameters())
     for path, tensor in own.selected.items():
         parameters[path].copy_(tensor)
-    trained = {path: copy.detach() for path, copy in adaptation.copies.items()}
     adaptation.state = "attached"
     for binding in adaptation.bound:
         binding.attach()
         _innermost(binding)
-    adaptation.copies = selection.take(adaptation, {path: parameters[path] for path in trained})
-    for path, tensor in trained.items():
-        adaptation.copies[path].copy_(tensor)
-    del log[position]
+    found = {path: parameters[path] for path in adaptation.copies}
+    selection.take(adaptation, found, adaptation.copies)
+    _forget(adaptation, log)
+
+
+def _refuse_copies(adaptation: Adaptation, merged: Merged) -> None:
+    """Where a selection has put a copy of a merged weight since, writing the original back would overwrite that."""
+    names = {id(parameter): path for path, parameter in adaptation.model.named_parameters()}
+    written = [p for module, _, _ in merged.weights for p in module._parameters.values() if p is not None]
+    paths = {names[id(parameter)] for parameter in written} | merged.selected.keys()
+    for path, item in adaptation.model.__dict__.get(selection._KEY, {}).items():
+        if path in paths:
+            owner = item.copies[-1][0].name
+            raise CompositionError(
+                f"adaptation {owner!r} trains a copy of {path}, which was made from the merged weight",
+                f"detach {owner!r} first",
+            )
+
+
+def _forget(adaptation: Adaptation, log: list[tuple[Adaptation, Merged]]) -> None:
+    log[:] = [(owner, merged) for owner, merged in log if owner is not adaptation]
+    if not log:
+        del adaptation.model.__dict__[_KEY]
 
 
 def _innermost(binding: object) -> None:
@@ -158,7 +195,13 @@ def _innermost(binding: object) -> None:
 def commit(adaptation: Adaptation) -> None:
     """See :meth:`Adaptation.commit`."""
     log = _log(adaptation)
-    log[:] = [(owner, merged) for owner, merged in log if owner is not adaptation]
-    if not log:
-        del adaptation.model.__dict__[_KEY]
-    adaptation._forget()
+    position = next(i for i, (owner, _) in enumerate(log) if owner is adaptation)
+    for earlier, merged in log[:position]:
+        if _overlap(log[position][1], merged):
+            raise CompositionError(
+                f"adaptation {earlier.name!r} was merged into the same weights before; unmerging it would take this"
+                " one out too",
+                f"commit {earlier.name!r} first",
+            )
+    _forget(adaptation, log)
+    adaptation._forget(new_base=True)

@@ -132,8 +132,8 @@ def _place(
     function: Function, gate: GateModule | None, spec: ModuleSpec, dtype: torch.dtype | None, device: torch.device
 ) -> None:
     for module in (function, gate):
-        if module is not None and (device.type != "cpu" or dtype not in (None, torch.float32)):
-            module.to(device=device, dtype=dtype)
+        if module is not None:
+            module.to(device=device, dtype=dtype or torch.float32)
     if spec.frozen:
         parameters = dict(function.named_parameters())
         for name in spec.frozen:

@@ -35,9 +35,9 @@ class Selected:
         self.copies: list[tuple[Adaptation, nn.Parameter]] = []
         self.current = original
 
-    def add(self, owner: Adaptation) -> nn.Parameter:
-        """A trainable copy for ``owner``; [same shape]."""
-        copy = nn.Parameter(self.current.detach().clone())
+    def add(self, owner: Adaptation, copy: nn.Parameter | None = None) -> nn.Parameter:
+        """A trainable copy for ``owner``, or the one that it has already; [same shape]."""
+        copy = nn.Parameter(self.current.detach().clone()) if copy is None else copy
         self.copies.append((owner, copy))
         self.refresh()
         return copy
@@ -49,7 +49,10 @@ class Selected:
 
     def refresh(self) -> None:
         """Put the last enabled copy, or the original, in all places."""
+        before = self.current
         self.current = next((copy for owner, copy in reversed(self.copies) if owner.enabled), self.original)
+        # What was aside while the model moved to another device or dtype follows now.
+        self.current.data = self.current.data.to(device=before.device, dtype=before.dtype)
         for module, name in self.places:
             module._parameters[name] = self.current
 
@@ -61,6 +64,7 @@ def select(owner: Adaptation, spec: ModuleSpec, sites: list[Site]) -> dict[str, 
         SlotError: a site has none of the named parameters anywhere.
     """
     model = owner.model
+    _check_parts(spec, sites)
     names = base_names(model)
     found: dict[str, nn.Parameter] = {}
     for module in dict.fromkeys(site.end.module for site in sites):
@@ -77,6 +81,21 @@ def select(owner: Adaptation, spec: ModuleSpec, sites: list[Site]) -> dict[str, 
     return found
 
 
+def _check_parts(spec: ModuleSpec, sites: list[Site]) -> None:
+    """A fused projection has one parameter for all its parts: it is selected for all of them or not at all."""
+    chosen: dict[nn.Module, list[Site]] = {}
+    for site in sites:
+        chosen.setdefault(site.end.module, []).append(site)
+    for same in chosen.values():
+        part = same[0].end.part
+        if part is not None and len({site.end.part for site in same}) < part.of:
+            raise SlotError(
+                f"module {spec.name!r} selects parameters at {', '.join(site.address for site in same)}, but they"
+                f" belong to {same[0].end.path}, one projection of {part.of} parts",
+                "choose the slots of all its parts, or another technique for this backbone",
+            )
+
+
 def base_names(model: nn.Module) -> dict[int, str]:
     """Path of each of the base's own parameters (the modules of adaptations left out), by identity of the parameter
     that is in place now.
@@ -90,14 +109,18 @@ def selected(model: nn.Module) -> dict[str, Selected]:
     return store
 
 
-def take(owner: Adaptation, found: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """Make trainable copies and put them in place; by path."""
+def take(
+    owner: Adaptation, found: dict[str, nn.Parameter], existing: dict[str, nn.Parameter] | None = None
+) -> dict[str, nn.Parameter]:
+    """Make trainable copies, or take the ``existing`` ones, and put them in place; by path."""
+    if not found:
+        return {}
     store = selected(owner.model)
     copies = {}
     for name, parameter in found.items():
         if name not in store:
             store[name] = Selected(owner.model, parameter)
-        copies[name] = store[name].add(owner)
+        copies[name] = store[name].add(owner, (existing or {}).get(name))
     return copies
 
 

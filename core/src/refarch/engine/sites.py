@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -231,7 +232,8 @@ class Resolver:
         def weight() -> Tensor:
             assert place is not None
             matrix = read_weight(place.module)
-            return matrix[part_rows(matrix.shape[0], place.part)].detach().float()
+            # A copy: what a function does with it must not reach the base.
+            return matrix[part_rows(matrix.shape[0], place.part)].detach().to(torch.float32, copy=True)
 
         count = self.counts[stack.name] if stack else 0
         return SlotShape(str(ref), width[0], width[1], index, count, stack.name if stack else None, weight)

@@ -76,6 +76,8 @@ def assemble(pipeline: PipelineSpec, *, registry: Registry | None = None) -> Ass
     task.read(own_seeds.data)
     model, tokenizer = load_backbone(pipeline.backbone, spec, task.model_arguments(), registry, own_seeds.head)
     total = sum(p.numel() for p in model.parameters())
+    if pipeline.training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     data = task.encode(tokenizer)
     attached: list[Adaptation] = []
     for label, technique in configured(pipeline, registry):
@@ -218,8 +220,6 @@ def _arguments(parts: Assembled, files: RunFolder) -> TrainingArguments:
         max_grad_norm=t.max_grad_norm,
         bf16=t.precision == "bfloat16",
         fp16=t.precision == "float16",
-        gradient_checkpointing=t.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         logging_strategy="steps",
         logging_steps=t.log_every,
         logging_first_step=True,
@@ -248,7 +248,7 @@ def _train(trainer: AdaptationTrainer, checkpoint: Path | None) -> None:
         last = RunFolder(Path(str(trainer.args.output_dir)).parent).last_checkpoint()
         raise RunError(
             f"training failed at step {trainer.state.global_step}: {type(error).__name__}: {error}",
-            f"the last good checkpoint is {last or 'none yet'}; run the same command again to resume from it",
+            f"the last good checkpoint is {last or 'none yet'}; run the pipeline again in the same folder to resume from it",
         ) from error
 
 

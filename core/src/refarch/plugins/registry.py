@@ -37,7 +37,7 @@ T = TypeVar("T")
 class Loaded:
     """A plugin that was imported, or the error that its import raised."""
 
-    def __init__(self, found: Found, plugin: ModuleType | Any, spec: Spec | None, error: Exception | None) -> None:
+    def __init__(self, found: Found, plugin: ModuleType | Any, spec: Spec | None, error: BaseException | None) -> None:
         self.found = found
         self.plugin = plugin
         self.spec = spec
@@ -158,7 +158,7 @@ class Registry:
         note = f" (there is a {others[0]} of this name)" if others else ""
         raise UnknownNameError(
             f"no {kind} named {name!r} is installed{note}",
-            f"{did_you_mean(name, self.names(kind))} A plugin may exist: pip install refarch-{name}",
+            f"{did_you_mean(name, self.names(kind))} (or a plugin may provide it: pip install refarch-{name})",
         )
 
     def load(self, found: Found) -> Loaded:
@@ -187,7 +187,7 @@ class Registry:
             try:
                 plugin = self._import(found)
                 self._loaded[found] = Loaded(found, plugin, self._read_spec(found, plugin), None)
-            except Exception as error:  # a plugin may raise anything; it must not take the platform down
+            except (Exception, SystemExit) as error:  # a plugin may raise anything; it must not take the platform down
                 logger.debug("plugin %s does not load", found.name, exc_info=True)
                 self._loaded[found] = Loaded(found, None, None, error)
         loaded = self._loaded[found]
@@ -219,6 +219,8 @@ class Registry:
 
     def _import(self, found: Found) -> Any:
         module_name, _, attribute = found.target.partition(":")
+        if not module_name:
+            raise PluginError(f"its entry point {found.name!r} names no module; it should read {found.name} = package")
         plugin: Any = importlib.import_module(module_name)
         for part in filter(None, attribute.split(".")):
             plugin = getattr(plugin, part)
@@ -236,12 +238,14 @@ class Registry:
                 f"{found.target} announces a {found.kind} but implements no {hook}()",
                 f"add a function {hook}() marked with @refarch.hookimpl",
             )
-        specs = list(implementation())
-        wrong = [spec for spec in specs if not isinstance(spec, _SPEC_TYPES[found.kind])]
-        if wrong:
+        specs = implementation()
+        items = specs if isinstance(specs, (list, tuple)) else [specs]
+        wrong = [item for item in items if not isinstance(item, _SPEC_TYPES[found.kind])]
+        if wrong or items is not specs:
             expected = " or ".join(kind.__name__ for kind in _SPEC_TYPES[found.kind])
-            raise PluginError(f"{hook}() must return a list of {expected}, but returned {type(wrong[0]).__name__}")
-        by_name = {spec.name: spec for spec in specs}
+            given = f"a list with {wrong[0]!r}" if items is specs else repr(specs)
+            raise PluginError(f"{hook}() must return a list of {expected}, but returned {given[:200]}")
+        by_name = {spec.name: spec for spec in items}
         if found.name not in by_name:
             raise PluginError(
                 f"{hook}() returns no spec named {found.name!r} as the entry point says, only {sorted(by_name)}"

@@ -17,6 +17,7 @@ GROUPS: dict[Kind, str] = {
     "observer": "refarch.observer",
 }
 """The entry-point group of each kind of plugin."""
+_KINDS = {group: kind for kind, group in GROUPS.items()}
 
 Status = Literal["ok", "CONFLICT", "blocked", "error", "older contract", "newer contract"]
 
@@ -74,35 +75,73 @@ def scan(settings: Settings | None = None) -> list[Found]:
     """All announced plugins, sorted by kind and name. Two of one kind and name are both marked as CONFLICT."""
     settings = settings or Settings.from_environment()
     found: list[Found] = []
-    kinds = {group: kind for kind, group in GROUPS.items()}
     seen: set[str] = set()
     for distribution in metadata.distributions():
+        announced = _announced(distribution)
+        if not announced:
+            continue
+        name, version, summary = _header(distribution)
         # An editable install and its build folder can both be on the path: the first one wins, as it does for imports.
-        path_name = str(getattr(distribution, "_path", ""))
-        entry_points = [point for point in distribution.entry_points if point.group in kinds]
-        if not entry_points or path_name in seen:
-            continue
-        name = distribution.metadata["Name"] or "?"
-        if name in seen:
-            continue
-        seen.update((path_name, name))
-        summary = distribution.metadata["Summary"] or ""
-        for point in entry_points:
-            found.append(Found(point.name, kinds[point.group], point.value, name, distribution.version, summary))
+        same = name.lower().replace("_", "-").replace(".", "-")
+        if same not in seen:
+            seen.add(same)
+            found.extend(Found(item, kind, target, name, version, summary) for kind, item, target in announced)
     order = {kind: position for position, kind in enumerate(GROUPS)}
     found.sort(key=lambda item: (order[item.kind], item.name, item.distribution))
-    return [_judge(item, found, settings) for item in found]
+    return _judged(found, settings)
 
 
-def _judge(item: Found, found: list[Found], settings: Settings) -> Found:
-    reason = settings.refuses(item)
-    if reason:
-        return item._replace(status="blocked", problem=reason)
-    rivals = [
-        other.distribution
-        for other in found
-        if (other.kind, other.name) == (item.kind, item.name) and other != item and not settings.refuses(other)
-    ]
-    if rivals:
-        return item._replace(status="CONFLICT", problem=f"{', '.join(rivals)} provides this name too")
-    return item
+def _announced(distribution: metadata.Distribution) -> list[tuple[Kind, str, str]]:
+    """Kind, name and target of a distribution's plugins.
+
+    Read from the text itself: most distributions are passed over without being parsed, and one malformed line of a
+    plugin's metadata becomes that plugin's problem when it is loaded, not everybody's.
+    """
+    try:
+        text = distribution.read_text("entry_points.txt") or ""
+    except (OSError, ValueError):  # not text: no plugin of refarch's
+        return []
+    if "refarch." not in text:
+        return []
+    result: list[tuple[Kind, str, str]] = []
+    kind: Kind | None = None
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            kind = _KINDS.get(line.strip("[] "))
+        elif kind and line and line[0] not in "#;":
+            name, _, target = line.partition("=")
+            result.append((kind, name.strip(), target.partition("[")[0].strip()))
+    return result
+
+
+def _header(distribution: metadata.Distribution) -> tuple[str, str, str]:
+    """Name, version and summary. The fields stand before the first empty line; the rest, a readme, is not parsed."""
+    try:
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    except (OSError, ValueError):
+        text = ""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        if not line.strip():
+            break
+        field, _, value = line.partition(":")
+        fields.setdefault(field.lower(), value.strip())
+    return fields.get("name") or "?", fields.get("version") or "?", fields.get("summary") or ""
+
+
+def _judged(found: list[Found], settings: Settings) -> list[Found]:
+    reasons = [settings.refuses(item) for item in found]
+    rivals: dict[tuple[Kind, str], list[str]] = {}
+    for item, reason in zip(found, reasons, strict=True):
+        if not reason:
+            rivals.setdefault((item.kind, item.name), []).append(item.distribution)
+    judged = []
+    for item, reason in zip(found, reasons, strict=True):
+        providers = rivals.get((item.kind, item.name), [])
+        if reason:
+            item = item._replace(status="blocked", problem=reason)
+        elif len(providers) > 1:
+            others = [name for name in providers if name != item.distribution] or [item.distribution]
+            item = item._replace(status="CONFLICT", problem=f"{', '.join(others)} provides this name too")
+        judged.append(item)
+    return judged

@@ -49,7 +49,7 @@ T5 = FamilySpec(
             final_norm="decoder.final_layer_norm",
         ),
     ),
-    embedding="shared",
+    embedding="encoder.embed_tokens",  # which is what runs; "shared" only holds the weight
     head="lm_head | classification_head | classifier | qa_outputs",
     tiny=TinyModel(
         model_type="t5",

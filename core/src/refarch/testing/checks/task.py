@@ -1,0 +1,243 @@
+"""Checks of a task: data, batches, labels, metrics."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from refarch.architecture import TaskSpec
+from refarch.pipeline.task import Data, Rows, Task
+from refarch.plugins.registry import default_registry, resolve
+from refarch.testing.case import Check, NotApplicable, collect
+from refarch.testing.light import expect_light
+from refarch.testing.models import all_tiny
+from refarch.testing.tokenizer import tiny_tokenizer
+
+SEED = 3
+ROWS = 64
+"""How many rows of a split are looked at."""
+
+
+@dataclass(frozen=True)
+class TaskCase:
+    """A task with its options.
+
+    Attributes:
+        task: an installed task's name, or a spec.
+        prepare: gives the options; may write the files that they name.
+    """
+
+    task: str | TaskSpec
+    prepare: Callable[[], dict[str, Any]]
+
+    @property
+    def label(self) -> str:
+        """The task's name."""
+        return self.spec.name
+
+    @functools.cached_property
+    def spec(self) -> TaskSpec:
+        """The task's spec."""
+        return default_registry().task(self.task) if isinstance(self.task, str) else self.task
+
+    @functools.cached_property
+    def options(self) -> dict[str, Any]:
+        """All options with their values."""
+        return self.spec.configure(self.prepare())
+
+    @functools.cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that texts are encoded with."""
+        return tiny_tokenizer()
+
+    def read(self, seed: int = SEED) -> tuple[Task, Data]:
+        """The task, read and encoded afresh."""
+        task = resolve(self.spec.implementation)(**self.options)
+        assert isinstance(task, Task), f"{self.spec.implementation} is no refarch.Task"
+        task.read(seed)
+        return task, task.encode(self.tokenizer)
+
+    @functools.cached_property
+    def loaded(self) -> tuple[Task, Data]:
+        """The task, read and encoded once for the checks that only look."""
+        return self.read()
+
+    def labels(self, rows: Rows, limit: int = 2000) -> np.ndarray:
+        """The labels of a split: as they stand in its rows, or as the collator makes them."""
+        task, _ = self.loaded
+        chosen = [rows[index] for index in range(min(len(rows), limit))]
+        if all("labels" in row and np.ndim(row["labels"]) == 0 for row in chosen):
+            return np.asarray([row["labels"] for row in chosen])
+        return np.asarray(task.collator(self.tokenizer)(chosen[:ROWS])["labels"])
+
+
+def light_import(case: TaskCase) -> None:
+    """Importing the plugin and calling its hook imports no torch."""
+    if not isinstance(case.task, str):
+        raise NotApplicable("an inline spec belongs to no plugin")
+    expect_light("task", case.task)
+
+
+def spec_is_plain_data(case: TaskCase) -> None:
+    """The spec survives JSON."""
+    assert TaskSpec.from_json(case.spec.to_json()) == case.spec, f"{case.label!r}: the spec changes through JSON"
+
+
+def reads_and_encodes(case: TaskCase) -> None:
+    """The data can be read, and train and test are rows of features that fit the tokenizer."""
+    _, data = case.loaded
+    longest = case.tokenizer.model_max_length
+    for name, rows in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        if rows is None:
+            continue
+        assert len(rows) > 0 or name == "validation", f"the {name} split is empty"
+        for row in _some(rows):
+            assert "input_ids" in row, f"a row of {name} has no input_ids, only {', '.join(row)}"
+            ids = np.asarray(row["input_ids"])
+            assert ids.ndim == 1 and ids.size > 0, (
+                f"input_ids of a {name} row are no sequence of tokens: {row['input_ids']}"
+            )
+            assert ids.size <= longest, (
+                f"a {name} row has {ids.size} tokens, but the tokenizer's model_max_length is {longest}; truncate to"
+                " the smaller of it and the task's own limit"
+            )
+            assert 0 <= ids.min() <= ids.max() < len(case.tokenizer), (
+                f"a {name} row has ids that the tokenizer does not know"
+            )
+
+
+def same_seed_same_data(case: TaskCase) -> None:
+    """Read twice with one seed, whatever the global generators are at, the splits are the same."""
+    _, first = case.loaded
+    state = np.random.get_state()
+    try:
+        np.random.seed(99)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(99)
+            _, second = case.read()
+    finally:
+        np.random.set_state(state)
+    for name in ("train", "validation", "test"):
+        one, other = getattr(first, name), getattr(second, name)
+        assert (one is None) == (other is None), f"the {name} split is there at one reading and not at another"
+        if one is None or other is None:
+            continue
+        assert len(one) == len(other), (
+            f"the {name} split has {len(one)} rows at one reading and {len(other)} at another"
+        )
+        for index, (left, right) in enumerate(zip(_some(one), _some(other), strict=True)):
+            same = left.keys() == right.keys() and all(_equal(left[key], right[key]) for key in left)
+            assert same, (
+                f"row {index} of {name} differs between two readings with one seed; use the seed for all that is random"
+            )
+
+
+def labels_in_range(case: TaskCase) -> None:
+    """Labels are numbers from 0 to num_labels - 1 (or -100 where nothing is predicted); all occur somewhere."""
+    task, data = case.loaded
+    count = task.model_arguments().get("num_labels")
+    for name, rows in (("train", data.train), ("test", data.test)):
+        labels = case.labels(rows)
+        assert np.isfinite(labels).all(), f"a label of {name} is not finite"
+        if count is None or count == 1 or not np.issubdtype(labels.dtype, np.integer):
+            continue
+        wrong = [int(label) for label in np.unique(labels) if not (0 <= label < count or label == -100)]
+        assert not wrong, f"labels {wrong[:5]} of {name} are out of range for num_labels={count}"
+        assert len(np.unique(labels)) > 1 or len(rows) < 3, f"all labels of {name} are {labels.flat[0]}; is it sorted?"
+
+
+def collator_gives_tensors(case: TaskCase) -> None:
+    """A batch is a dictionary of tensors with one row an example, labels among them."""
+    task, data = case.loaded
+    rows = _some(data.train, 5)
+    batch = task.collator(case.tokenizer)(rows)
+    for name, value in batch.items():
+        assert isinstance(value, Tensor), f"the collator gives {name} as {type(value).__name__}, not as a tensor"
+        assert value.shape[:1] == (len(rows),), (
+            f"the collator gives {name} with {tuple(value.shape)} for {len(rows)} rows"
+        )
+    missing = {"input_ids", "attention_mask", "labels"} - set(batch)
+    assert not missing, f"a batch lacks {', '.join(sorted(missing))}"
+
+
+def model_learns_from_batches(case: TaskCase) -> None:
+    """A tiny model of the task's auto class takes a batch and gives a finite loss with gradients."""
+    task, data = case.loaded
+    fitting = [tiny for tiny in all_tiny() if tiny.auto_class == case.spec.auto_class]
+    if not fitting:
+        raise NotApplicable(f"no installed family has a tiny {case.spec.auto_class}")
+    batch = task.collator(case.tokenizer)(_some(data.train, 5))
+    for tiny in fitting:
+        changes = {"vocab_size": len(case.tokenizer), "pad_token_id": case.tokenizer.pad_token_id}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = tiny.build(tiny.config(**changes, **task.model_arguments()))
+        loss = model(**{name: value for name, value in batch.items() if name != "token_type_ids"}).loss
+        assert loss is not None and bool(torch.isfinite(loss)), f"{tiny.label}: the loss of a batch is {loss}"
+        loss.backward()
+
+
+def perfect_predictions_are_perfect(case: TaskCase) -> None:
+    """The score's metric is best for perfect predictions, worse for wrong ones, and all metrics are finite."""
+    task, data = case.loaded
+    labels, spec = case.labels(data.test), case.spec
+    right, wrong = task.metrics(_predict(labels, 0), labels), task.metrics(_predict(labels, 1), labels)
+    assert spec.metric in right, f"metrics() gives {', '.join(right)}, but the spec's metric is {spec.metric!r}"
+    bad = [name for name, value in right.items() if not (isinstance(value, float) and np.isfinite(value))]
+    assert not bad, f"of perfect predictions, {', '.join(bad)} is no finite float"
+    best, other = right[spec.metric], wrong[spec.metric]
+    sign = 1 if spec.greater_is_better else -1
+    assert sign * best > sign * other, f"{spec.metric} is {best} for perfect predictions, {other} for wrong ones"
+    ideal = (1.0, 100.0) if spec.greater_is_better else (0.0,)
+    assert any(abs(best - value) < 1e-6 for value in ideal), f"{spec.metric} of perfect predictions is {best}"
+
+
+def baselines_in_range(case: TaskCase) -> None:
+    """Baselines are finite and no better than perfect predictions."""
+    task, data = case.loaded
+    baselines = task.baselines()
+    if not baselines:
+        raise NotApplicable("the task gives no baselines")
+    labels, sign = case.labels(data.test), 1 if case.spec.greater_is_better else -1
+    best = task.metrics(_predict(labels, 0), labels)[case.spec.metric]
+    for name, value in baselines.items():
+        assert isinstance(value, float) and np.isfinite(value), f"baseline {name!r} is {value!r}, no finite float"
+        assert sign * value <= sign * best, f"baseline {name!r} is {value}, better than perfect predictions ({best})"
+
+
+def _predict(labels: np.ndarray, shift: int) -> np.ndarray:
+    """Logits that say the labels, or other ones by ``shift``; numbers themselves where labels are no classes."""
+    if not np.issubdtype(labels.dtype, np.integer):
+        return labels[..., None] + float(shift)
+    count = max(2, int(labels.max()) + 1)
+    chosen = (np.clip(labels, 0, None) + shift) % count
+    return np.eye(count, dtype=np.float32)[chosen] * 10
+
+
+def _some(rows: Rows, limit: int = ROWS) -> list[Any]:
+    return [rows[index] for index in range(min(limit, len(rows)))]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return bool(np.array_equal(np.asarray(one), np.asarray(other)))
+
+
+TASK_CHECKS: dict[str, Check[TaskCase]] = collect(
+    light_import,
+    spec_is_plain_data,
+    reads_and_encodes,
+    same_seed_same_data,
+    labels_in_range,
+    collator_gives_tensors,
+    model_learns_from_batches,
+    perfect_predictions_are_perfect,
+    baselines_in_range,
+)
+"""Every check of a task, by name."""

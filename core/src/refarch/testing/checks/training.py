@@ -1,0 +1,110 @@
+"""What training may touch, and that it works."""
+
+from __future__ import annotations
+
+import torch
+
+from refarch.engine import Adaptation
+from refarch.testing.case import Case, Snapshot, collect, expect_equal, randomise, train, unchanged
+
+STEPS = 15
+TRIALS = 4
+
+
+def only_declared_parameters_train(case: Case) -> None:
+    """What trains is what the spec declares, no more and no less; frozen parameters keep their values."""
+    model = case.model()
+    adaptation = case.attach(model)
+    assert adaptation.count() > 0, f"{case.spec.name!r} has no trainable parameter on {case.label}"
+    frozen = _frozen(adaptation)
+    for name, parameter in adaptation.named_parameters():
+        if id(parameter) in frozen:
+            assert not parameter.requires_grad, f"{name} is declared frozen in the spec, but requires a gradient"
+        else:
+            assert parameter.requires_grad, (
+                f"{name} requires no gradient, though the spec does not list it in 'frozen'; a value that never trains"
+                " is a frozen parameter or a buffer"
+            )
+    own = {id(parameter) for parameter in adaptation.parameters()}
+    strange = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]
+    assert not strange, f"parameters of the base would train: {', '.join(strange[:5])}"
+    before = {name: p.detach().clone() for name, p in adaptation.named_parameters() if id(p) in frozen}
+    buffers = {name: b.clone() for name, b in adaptation.tree.named_buffers()}
+    train(case, model, case.batch(model), 3)
+    after = {**dict(adaptation.named_parameters()), **dict(adaptation.tree.named_buffers())}
+    for name, value in {**before, **buffers}.items():
+        expect_equal(after[name].detach(), value, f"{name} does not train, but training has changed it")
+
+
+def base_stays_bit_identical(case: Case) -> None:
+    """Base weights are never written: not by attaching, not by training, not by forward passes."""
+    model = case.model()
+    snapshot = Snapshot(model)
+    adaptation = case.attach(model)
+    replaced = set(adaptation.copies)
+    train(case, model, case.batch(model), 3)
+    now = model.state_dict()
+    for name, value in snapshot.values.items():
+        if name not in replaced and not _tied_to(model, name, replaced):
+            expect_equal(now[name], value, f"{case.spec.name!r} writes to the base weight {name}; only merge() may")
+    adaptation.detach()
+    unchanged(snapshot, model, f"after training and detaching {case.spec.name!r} the base is not as it was")
+
+
+def gradients_reach_all_parameters(case: Case) -> None:
+    """With random values, every trainable parameter gets a gradient that is finite and not zero."""
+    model, adaptation, _ = case.attached()
+    model.train()
+    reached: set[str] = set()
+    wanted = {name for name, parameter in adaptation.named_parameters() if parameter.requires_grad}
+    for trial in range(TRIALS):  # a unit may be off for all of one batch
+        model.zero_grad()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(trial)
+            case.tiny.loss(model, case.batch(model, *[7] * 8, seed=trial)).backward()
+        for name, parameter in adaptation.named_parameters():
+            gradient = parameter.grad
+            if name not in wanted:
+                continue
+            assert gradient is not None, (
+                f"{name} gets no gradient: the output does not depend on it. Is it used in forward(), and not detached?"
+            )
+            assert bool(torch.isfinite(gradient).all()), f"the gradient of {name} is not finite"
+            if bool(gradient.any()):
+                reached.add(name)
+        if reached == wanted:
+            return
+        randomise(adaptation, seed=20 + trial)
+    missed = ", ".join(sorted(wanted - reached)[:5])
+    raise AssertionError(f"the gradient of {missed} is zero everywhere, with random values everywhere")
+
+
+def overfits_a_batch(case: Case) -> None:
+    """A few steps on one batch lower the loss."""
+    model = case.model()
+    case.attach(model)
+    first, last = train(case, model, case.batch(model), STEPS)
+    assert last < first - 1e-3 * abs(first), (
+        f"{STEPS} steps of Adam on one batch bring the loss from {first:.4f} to {last:.4f} only; are the gradients"
+        " right, and is the contribution large enough to matter?"
+    )
+
+
+def _frozen(adaptation: Adaptation) -> set[int]:
+    return {
+        id(parameter)
+        for insertion in adaptation.insertions
+        for name, parameter in insertion.function.named_parameters()
+        if name in insertion.spec.frozen
+    }
+
+
+def _tied_to(model: torch.nn.Module, name: str, replaced: set[str]) -> bool:
+    """Whether another name of the same parameter was replaced by a copy."""
+    by_name = dict(model.named_parameters(remove_duplicate=False))
+    return any(by_name.get(name) is by_name[other] for other in replaced)
+
+
+CHECKS = collect(
+    only_declared_parameters_train, base_stays_bit_identical, gradients_reach_all_parameters, overfits_a_batch
+)

@@ -1,0 +1,7 @@
+"""The gpt2 table against the conformance kit."""
+
+from refarch.testing import BackboneConformance
+
+
+class TestGPT2(BackboneConformance):
+    family = "gpt2"

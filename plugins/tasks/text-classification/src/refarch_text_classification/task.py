@@ -1,0 +1,208 @@
+"""The task: splits, encoding, batches and metrics. A preset overrides :meth:`TextClassification.corpus`."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from refarch import Data, Option, Task
+from refarch.architecture import validate_options
+from refarch.errors import DataError, RunError
+from refarch_text_classification import OPTIONS
+from refarch_text_classification.examples import Corpus, Examples, label_names, numbered
+from refarch_text_classification.source import read_corpus
+from refarch_text_classification.splits import limit, split
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The examples of each split, and the labels' names in the order of their numbers."""
+
+    train: Examples
+    validation: Examples | None
+    test: Examples
+    names: Sequence[str]
+
+
+class TextClassification(Task):
+    """Classify texts.
+
+    A preset with data of its own subclasses this, sets ``options``' declaration in :attr:`declared` and overrides
+    :meth:`corpus`, and :meth:`group` where examples belong together.
+
+    Args:
+        options: by name; those left out get their defaults.
+
+    Raises:
+        SpecError: a misspelt option or a wrong value.
+    """
+
+    declared: ClassVar[tuple[Option, ...]] = OPTIONS
+
+    def __init__(self, **options: Any) -> None:
+        self.options = validate_options(self.declared, options, type(self).__name__)
+        self._splits: Splits | None = None
+
+    def corpus(self) -> Corpus:
+        """Read and check the data.
+
+        Raises:
+            DataError: a file is missing or malformed; names the file and the line.
+        """
+        return read_corpus(self.options)
+
+    def group(self, text: str) -> Hashable:
+        """Examples with equal groups are never parted by a split that is made here: those of the same text."""
+        return " ".join(text.lower().split())
+
+    def read(self, seed: int) -> None:
+        """Read and check the data; make the missing splits, stratified by label, from the seed alone.
+
+        Args:
+            seed: used where the option ``split_seed`` is not set.
+        """
+        chosen = self.options["split_seed"]
+        decided = seed if chosen is None else chosen
+        corpus = self.corpus()
+        names = list(corpus.names) if corpus.names is not None else label_names(corpus.train)
+        if len(names) < 2:
+            raise DataError(
+                f"{corpus.train.source} declares {len(names)} label; classification needs two at least",
+                "choose another label_column",
+            )
+        for part in (corpus.train, corpus.validation, corpus.test):
+            if part is not None:
+                numbered(part, names)  # before the limits, which could hide a row with an unknown label
+        self._splits = self._limited(self._parted(corpus, names, decided), decided)
+
+    @property
+    def splits(self) -> Splits:
+        """The splits, once they are read.
+
+        Raises:
+            RuntimeError: :meth:`read` was not called.
+        """
+        if self._splits is None:
+            raise RuntimeError("the data are not read yet; call read(seed) first")
+        return self._splits
+
+    def model_arguments(self) -> dict[str, Any]:
+        """The number of labels and their names."""
+        names = self.splits.names
+        return {
+            "num_labels": len(names),
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: number for number, name in enumerate(names)},
+            "problem_type": "single_label_classification",
+        }
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase) -> Data:
+        """The splits as ``input_ids``, ``attention_mask`` ... and ``labels``; not padded yet.
+
+        A tokenizer without a pad token (GPT-2, Llama) gets its end-of-text token as one.
+        """
+        _ensure_pad_token(tokenizer)
+        data = self.splits
+        validation = None if data.validation is None else self._encode(data.validation, tokenizer)
+        return Data(self._encode(data.train, tokenizer), validation, self._encode(data.test, tokenizer))
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]:
+        """Pads each batch to its own longest text."""
+        _ensure_pad_token(tokenizer)
+        pad = DataCollatorWithPadding(tokenizer)
+        return partial(_batch, pad)  # not a closure: workers of a data loader must be able to unpickle it
+
+    def metrics(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Accuracy, macro F1 (over the labels that occur or are predicted) and Matthews' correlation.
+
+        Args:
+            predictions: logits, [examples, labels]; of a model with several outputs, the first one's.
+            labels: [examples].
+
+        Raises:
+            RunError: logits are not finite.
+        """
+        logits = np.asarray(predictions[0] if isinstance(predictions, (tuple, list)) else predictions)  # n c
+        if not np.isfinite(logits).all():
+            raise RunError("the model's outputs are not finite", "train with a lower learning rate, or in float32")
+        best = logits.argmax(axis=-1)  # n
+        return {
+            "accuracy": float(accuracy_score(labels, best)),
+            "macro_f1": float(f1_score(labels, best, average="macro", zero_division=0)),
+            "matthews": float(matthews_corrcoef(labels, best)),
+        }
+
+    def baselines(self) -> dict[str, float]:
+        """``majority``: the test accuracy of always answering the most frequent label of the train split."""
+        counts = Counter(self.splits.train.labels)
+        majority = max(sorted(counts), key=counts.__getitem__)
+        test = self.splits.test.labels
+        return {"majority": sum(label == majority for label in test) / len(test)}
+
+    def _parted(self, corpus: Corpus, names: Sequence[str], seed: int) -> Splits:
+        train = corpus.train
+        sizes = [
+            self.options["test_size"] if corpus.test is None else 0.0,
+            self.options["validation_size"] if corpus.validation is None else 0.0,
+        ]
+        if not any(sizes):
+            assert corpus.test is not None
+            return Splits(train, corpus.validation, corpus.test, names)
+        groups = [self.group(text) for text in train.texts]
+        rest, for_test, for_validation = (train.select(part) for part in split(train.labels, groups, sizes, seed))
+        test = corpus.test or for_test
+        if not len(test):
+            raise DataError(
+                f"{train.source}: {len(train)} rows are too few to make a test split of {sizes[0]:g}",
+                "set test, raise test_size, or add rows (identical texts stay in one split)",
+            )
+        return Splits(rest, corpus.validation or (for_validation if len(for_validation) else None), test, names)
+
+    def _limited(self, splits: Splits, seed: int) -> Splits:
+        def cut(part: Examples, count: int | None) -> Examples:
+            return part if count is None else part.select(limit(part.labels, count, seed))
+
+        train, test = cut(splits.train, self.options["train_limit"]), cut(splits.test, self.options["test_limit"])
+        return Splits(train, splits.validation, test, splits.names)
+
+    def _encode(self, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+        longest = self.options["max_length"]
+        encoded = tokenizer(list(examples.texts), truncation=True, max_length=longest)
+        labels = numbered(examples, self.splits.names)
+        rows = [
+            {**{key: values[i] for key, values in encoded.items()}, "labels": label} for i, label in enumerate(labels)
+        ]
+        for index, row in enumerate(rows):
+            if not row["input_ids"]:
+                raise DataError(f"{examples.where(index)}: the tokenizer finds nothing in this text", "remove the row")
+        full = sum(len(row["input_ids"]) >= longest for row in rows)
+        if full:
+            logger.info(
+                "%s: %d of %d texts fill max_length=%d tokens or were cut", examples.source, full, len(rows), longest
+            )
+        return rows
+
+
+def _batch(pad: DataCollatorWithPadding, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return dict(pad([dict(feature) for feature in features]))
+
+
+def _ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    if tokenizer.pad_token is not None:
+        return
+    if tokenizer.eos_token is None:
+        raise DataError(
+            "this model's tokenizer has neither a pad token nor an end-of-text token",
+            "set one in its tokenizer_config.json",
+        )
+    tokenizer.pad_token = tokenizer.eos_token

@@ -1,0 +1,174 @@
+"""A run that is killed, as a real process, resumes to the same result."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from refarch.errors import RunError, UsageError
+from refarch.pipeline import run
+from refarch.pipeline.folder import COMPLETE, RunFolder
+
+pytestmark = pytest.mark.slow
+GOOD, BAD = ["good", "great", "fine", "lovely"], ["bad", "awful", "poor", "dull"]
+FILLERS = ["a", "the", "film", "story", "very", "quite", "and"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny BERT with a word-level tokenizer, and a CSV file."""
+    root = tmp_path_factory.mktemp("resume")
+    words = ["[PAD]", "[UNK]", *GOOD, *BAD, *FILLERS]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    fast.save_pretrained(root / "model")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        hidden_dropout_prob=0.1,  # the generators' states must come back too
+    )
+    BertForSequenceClassification(config).save_pretrained(root / "model")
+    chance = random.Random(0)
+    lines = ["text,label"]
+    for i in range(320):
+        words_here = chance.sample(FILLERS, chance.randint(1, 5)) + [chance.choice(GOOD if i % 2 else BAD)]
+        lines.append(f"{' '.join(words_here)},{'pos' if i % 2 else 'neg'}")
+    (root / "data.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def pipeline(folder: Path, **training):
+    return {
+        "backbone": str(folder / "model"),
+        "techniques": [{"name": "lora", "options": {"rank": 2, "dropout": 0.1}}],
+        "task": {"name": "text-classification", "options": {"train": str(folder / "data.csv")}},
+        "training": {"epochs": 3, "batch_size": 8, "save_every": 5, "log_every": 1, "threads": 1, **training},
+    }
+
+
+def start(folder: Path, spec: dict, out: Path) -> subprocess.Popen:
+    path = out.parent / f"{out.name}.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    return subprocess.Popen(
+        [sys.executable, "-m", "refarch", "run", str(path), "--out", str(out), "--quiet"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def tensors(out: Path):
+    return load_file(next((out / "adaptations" / "lora").glob("*.safetensors")))
+
+
+def wait_for(condition, process, limit=120):
+    began = time.monotonic()
+    while not condition() and process.poll() is None:
+        assert time.monotonic() - began < limit
+        time.sleep(0.01)
+
+
+def test_a_killed_run_resumes_to_the_same_result(folder, tmp_path):
+    spec = pipeline(folder)
+    whole = start(folder, spec, tmp_path / "whole")
+    assert whole.wait(300) == 0, whole.stderr.read().decode()
+
+    out = tmp_path / "killed"
+    kills = 0
+    for marker in ("checkpoint-10", "checkpoint-40", "checkpoint-60"):
+        process = start(folder, spec, out)
+        wait_for(lambda m=marker: (out / "checkpoints" / m).exists(), process)  # as it is being written, maybe
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills == 3
+    last = start(folder, spec, out)
+    assert last.wait(300) == 0, last.stderr.read().decode()
+
+    expected, got = (json.loads((path / "record.json").read_text()) for path in (tmp_path / "whole", out))
+    assert got["resumed"] == 3
+    for field in ("score", "metrics", "seeds", "steps", "trainable_parameters", "examples", "pipeline"):
+        assert got[field] == expected[field], field
+    before, after = tensors(tmp_path / "whole"), tensors(out)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    trained = [line["step"] for line in steps if line["split"] == "train"]
+    assert trained == sorted(set(trained)), "a step was logged twice"
+    assert not (out / "checkpoints").exists()
+
+
+def test_a_finished_run_is_not_run_again(folder, tmp_path):
+    from refarch import PipelineSpec
+
+    spec = PipelineSpec.parse(pipeline(folder, epochs=1, max_steps=3))
+    first, out = run(spec, tmp_path / "run")
+    again, _ = run(spec, out)
+    assert again == first
+    other = PipelineSpec.parse(pipeline(folder, epochs=1, max_steps=4))
+    with pytest.raises(UsageError, match=r"training\.max_steps"):
+        run(other, out)
+
+
+def test_a_checkpoint_cut_short_does_not_count(tmp_path):
+    files = RunFolder(tmp_path)
+    for step, whole in ((5, True), (10, True), (15, False)):
+        path = files.checkpoints / f"checkpoint-{step}"
+        path.mkdir(parents=True)
+        if whole:
+            (path / COMPLETE).touch()
+    assert files.last_checkpoint() == files.checkpoints / "checkpoint-10"
+    assert not (files.checkpoints / "checkpoint-15").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(folder, tmp_path):
+    from refarch import PipelineSpec
+
+    # The rate overflows the head's and the modules' weights within a few steps.
+    spec = PipelineSpec.parse(
+        pipeline(folder, learning_rate=1e30, max_grad_norm=1e30, warmup=0.0, schedule="constant", save_every=1)
+    )
+    with pytest.raises(RunError, match="loss is .* at step") as caught:
+        run(spec, tmp_path / "run")
+    assert "checkpoint-" in str(caught.value)
+    assert "learning_rate" in str(caught.value)
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_two_processes_cannot_run_in_one_folder(folder, tmp_path):
+    from refarch import PipelineSpec
+
+    files = RunFolder(tmp_path / "run")
+    with files.held(), pytest.raises(RunError, match="another process"):
+        run(PipelineSpec.parse(pipeline(folder)), tmp_path / "run")
+
+
+def test_the_head_and_the_order_do_not_depend_on_the_technique(folder, tmp_path):
+    from refarch import PipelineSpec
+
+    values = pipeline(folder, max_steps=1, learning_rate=1e-9)
+    records = []
+    for technique in ("lora", "head-only"):
+        spec = PipelineSpec.parse({**values, "techniques": [technique]})
+        records.append(run(spec, tmp_path / technique)[0])
+    assert records[0].seeds == records[1].seeds
+    assert records[0].metrics["loss"] == pytest.approx(records[1].metrics["loss"], abs=1e-6)
