@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
     chance = random.Random(0)
     lines = ["text,label"]
     for i in range(320):
-        words_here = chance.sample(FILLERS, chance.randint(1, 5)) + [chance.choice(GOOD if i % 2 else BAD)]
+        words_here = [*chance.sample(FILLERS, chance.randint(1, 5)), chance.choice(GOOD if i % 2 else BAD)]
         lines.append(f"{' '.join(words_here)},{'pos' if i % 2 else 'neg'}")
     (root / "data.csv").write_text("\n".join(lines) + "\n")
     return root
@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder, tmp_path):
     spec = PipelineSpec.parse(
         pipeline(folder, learning_rate=1e30, max_grad_norm=1e30, warmup=0.0, schedule="constant", save_every=1)
     )
-    with pytest.raises(RunError, match="loss is .* at step") as caught:
+    with pytest.raises(RunError, match=r"loss is .* at step") as caught:
         run(spec, tmp_path / "run")
     assert "checkpoint-" in str(caught.value)
     assert "learning_rate" in str(caught.value)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from refarch.architecture import ModuleSpec, Option, TechniqueSpec
 from refarch.engine import Function, LowRank, SlotShape
-from refarch.errors import UsageError
-from refarch.testing import CHECKS, NotApplicable, TechniqueConformance
+from refarch.testing import CHECKS, NotApplicable
 from refarch.testing.case import Case
 from refarch.testing.models import all_tiny
 from refarch.testing.probes import PROBES
@@ -285,50 +284,3 @@ def test_nothing_wrong_passes(function: type[Function], model: str) -> None:
 def test_every_integration_form_passes(probe: TechniqueSpec) -> None:
     report = run_checks(probe, families=["bert", "gpt2"])
     assert report.passed, [f"{result.check} on {result.model}: {result.message}" for result in report.failures()]
-
-
-def test_a_report_is_plain_data() -> None:
-    exempt = {name: "not today" for name in CHECKS if name != "delta_matches_forward"}
-    report = run_checks(spec(WrongDelta), families=["bert"], exempt=exempt)
-    assert type(report).from_json(report.to_json()) == report
-    assert not report.passed
-    assert {result.check for result in report.failures()} == {"delta_matches_forward"}
-    assert {result.outcome for result in report.results} == {"exempt", "failed"}
-
-
-def test_a_slot_that_is_not_there_is_a_skip_with_the_reason() -> None:
-    report = run_checks(spec(Right, workspace=("cross_attention.query",)), families=["bert"])
-    skipped = [result for result in report.results if result.check == "identity_at_start"]
-    assert {result.outcome for result in skipped} == {"skipped"}
-    assert "cross_attention.query" in skipped[0].message
-
-
-def test_an_exemption_of_no_test_is_an_error() -> None:
-    with pytest.raises(UsageError, match="identity_at_start"):
-
-        class Misspelt(TechniqueConformance):
-            technique = "lora"
-            exempt = {"identity_at_strat": "because"}
-
-
-def test_an_exemption_needs_a_reason() -> None:
-    with pytest.raises(UsageError, match="reason"):
-
-        class Silent(TechniqueConformance):
-            technique = "lora"
-            exempt = {"test_identity_at_start": " "}
-
-
-def test_a_conformance_class_says_what_it_tests() -> None:
-    with pytest.raises(UsageError, match="technique"):
-
-        class Nothing(TechniqueConformance):
-            pass
-
-
-class TestExempted(TechniqueConformance):
-    """An exemption shows as a skip; everything else runs."""
-
-    technique = spec(NoIdentity)
-    families = ("bert",)
-    exempt = {"test_identity_at_start": "it starts with noise, on purpose"}

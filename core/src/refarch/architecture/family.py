@@ -117,6 +117,8 @@ class FamilySpec(Spec):
     stacks: tuple[StackTable, ...] = Field(min_length=1, max_length=2)
     embedding: TableEntry
     """The token embedding, relative to ``model.base_model``."""
+    embedding_norm: TableEntry | None = None
+    """The norm of the embedded input, relative to ``model.base_model``."""
     head: TableEntry
     """The task head, relative to the model itself."""
     tiny: TinyModel

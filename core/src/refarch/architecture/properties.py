@@ -115,7 +115,7 @@ def _is_selection(module: ModuleSpec) -> bool:
 RULES: tuple[Rule, ...] = (
     Rule(
         "each slot once",
-        lambda m: len(set(m.slot_refs())) < len(m.workspace),
+        lambda m: len({ref[:2] for ref in m.slot_refs()}) < len(m.workspace),
         "a workspace is a set: it names each slot, by whichever of its names, once",
     ),
     Rule(

@@ -6,6 +6,7 @@ apart from ``final_norm``, per layer. A workspace names slots as ``name`` or ``n
     attention.query            the output side of the query projection (the default side)
     ffn.down:input             what the down projection reads
     ffn.hidden                 an alias of ffn.down:input
+    cross_attention.key?       where the backbone has it; without the mark a missing slot is an error
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ SLOTS: dict[str, Slot] = {
     for slot in [
         Slot("inputs", "inputs", "model", "the sequence of embedded tokens before the first layer"),
         Slot("embedding", "embedding", "model", "token embedding table"),
+        Slot("embedding_norm", "norm", "model", "norm of the embedded input, before the first layer"),
         *_attention("attention", "self-attention"),
         *_attention("cross_attention", "attention over the encoder's output"),
         Slot("ffn.up", "linear", "layer", "first projection of the feed-forward sublayer"),
@@ -81,18 +83,21 @@ class SlotRef(NamedTuple):
 
     slot: Slot
     side: Side
+    optional: bool = False
+    """Whether a backbone may lack the slot altogether."""
 
     def __str__(self) -> str:
         return self.slot.name if self.side == "output" else f"{self.slot.name}:input"
 
 
 def parse_slot(text: str) -> SlotRef:
-    """Read ``name`` or ``name:side``.
+    """Read ``name`` or ``name:side``, with or without a ``?`` at the end.
 
     Raises:
         ValueError: no such slot (the nearest names are given), or a side on a slot that has none.
     """
-    name, _, side = ALIASES.get(text, text).partition(":")
+    plain = text.removesuffix("?")
+    name, _, side = ALIASES.get(plain, plain).partition(":")
     if name not in SLOTS:
         raise ValueError(f"there is no slot {text!r}; {did_you_mean(text, [*SLOTS, *ALIASES])}")
     slot = SLOTS[name]
@@ -100,7 +105,7 @@ def parse_slot(text: str) -> SlotRef:
         raise ValueError(f"slot {text!r}: the side is 'input' or 'output', not {side!r}")
     if side == "input" and slot.kind != "linear":
         raise ValueError(f"slot {name!r} is of kind {slot.kind}; only a linear slot has an input side")
-    return SlotRef(slot, "input" if side == "input" else "output")
+    return SlotRef(slot, "input" if side == "input" else "output", plain != text)
 
 
 def _check_slot(text: str) -> str:

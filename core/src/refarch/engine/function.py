@@ -25,8 +25,8 @@ class SlotShape:
         layer: index within the stack, or None for a slot that exists once.
         layers: number of layers in the stack.
         stack: ``encoder`` or ``decoder``, or None.
-        weight: returns the base weight at a linear slot, [d_out, d_in], float32, detached. For initialisations that
-            start from it.
+        weight: returns a copy of the base weight at a linear slot, [d_out, d_in], float32, detached; at ``inputs`` and
+            ``embedding`` the embedding table, [words, d_out]. For initialisations that start from it.
     """
 
     slot: str

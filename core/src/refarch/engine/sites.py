@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,7 +94,7 @@ class Resolver:
                 "the table and the model do not belong together; see the family's model_types",
             )
 
-    def resolve(self, refs: Iterable[SlotRef], layers: Layers) -> list[Site]:
+    def resolve(self, refs: Sequence[SlotRef], layers: Layers) -> list[Site]:
         """All sites of a workspace.
 
         Raises:
@@ -106,8 +106,10 @@ class Resolver:
         for ref in refs:
             found, missing = self._resolve_one(ref, layers)
             sites += found
-            if missing:
+            if missing and (found or not ref.optional):
                 problems.append(f"slot {str(ref)!r}: matched {len(found)}, missing at {', '.join(missing)}")
+        if not sites and not problems:
+            problems.append(f"none of the slots {', '.join(str(ref) for ref in refs)} is there")
         if problems:
             there = [name for name in SLOTS if not self._resolve_one(SlotRef(SLOTS[name], "output"), Layers())[1]]
             asked = [str(ref) for ref in refs]
@@ -172,7 +174,11 @@ class Resolver:
         embedding = find(self.base, "", self.family.embedding)
         if ref.slot.name in ("head", "model"):
             place = self.head() if ref.slot.name == "head" else Place("", self.model)
-            return Site(ref.slot.name, ref, place, self._shape(ref, place, (0, 0), None, None)) if place else None
+            return Site(ref.slot.name, ref, place, self._shape(ref, place, (0, 0))) if place else None
+        if ref.slot.name == "embedding_norm":
+            entry = self.family.embedding_norm
+            norm = find(self.base, "", entry) if entry else None
+            return Site("embedding_norm", ref, norm, self._shape(ref, norm, widths(norm.module))) if norm else None
         if embedding is None:
             return None
         width = widths(embedding.module)
@@ -180,8 +186,8 @@ class Resolver:
             stack = self.stacks[0]
             module = submodule(self.base, stack.module)
             place = Place(stack.module, module) if module is not None else None
-            return Site("inputs", ref, place, self._shape(ref, place, width, None, None), embedding) if place else None
-        return Site("embedding", ref, embedding, self._shape(ref, embedding, width, None, None))
+            return Site("inputs", ref, place, self._shape(ref, embedding, width), embedding) if place else None
+        return Site("embedding", ref, embedding, self._shape(ref, embedding, width))
 
     def _site(self, ref: SlotRef, stack: StackTable, index: int | None) -> Site | None:
         if ref.slot.name == "final_norm":
@@ -227,10 +233,17 @@ class Resolver:
         return (widths(entry.module)[0] if entry else d_in), d_out
 
     def _shape(
-        self, ref: SlotRef, place: Place | None, width: tuple[int, int], stack: StackTable | None, index: int | None
+        self,
+        ref: SlotRef,
+        place: Place | None,
+        width: tuple[int, int],
+        stack: StackTable | None = None,
+        index: int | None = None,
     ) -> SlotShape:
         def weight() -> Tensor:
             assert place is not None
+            if isinstance(place.module, nn.Embedding):
+                return place.module.weight.detach().to(torch.float32, copy=True)
             matrix = read_weight(place.module)
             # A copy: what a function does with it must not reach the base.
             return matrix[part_rows(matrix.shape[0], place.part)].detach().to(torch.float32, copy=True)

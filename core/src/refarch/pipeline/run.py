@@ -248,7 +248,7 @@ def _train(trainer: AdaptationTrainer, checkpoint: Path | None) -> None:
         last = RunFolder(Path(str(trainer.args.output_dir)).parent).last_checkpoint()
         raise RunError(
             f"training failed at step {trainer.state.global_step}: {type(error).__name__}: {error}",
-            f"the last good checkpoint is {last or 'none yet'}; run the pipeline again in the same folder to resume from it",
+            f"the last good checkpoint is {last or 'none yet'}; run the pipeline again in the same folder to resume",
         ) from error
 
 

@@ -31,6 +31,7 @@ BERT = FamilySpec(
         ),
     ),
     embedding="embeddings.word_embeddings",
+    embedding_norm="embeddings.LayerNorm",
     head="classifier | qa_outputs | cls",
     tiny=TinyModel(
         model_type="bert",
