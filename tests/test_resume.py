@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,54 +12,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from refarch.errors import RunError, UsageError
 from refarch.pipeline import run
 from refarch.pipeline.folder import COMPLETE, RunFolder
 
 pytestmark = pytest.mark.slow
-GOOD, BAD = ["good", "great", "fine", "lovely"], ["bad", "awful", "poor", "dull"]
-FILLERS = ["a", "the", "film", "story", "very", "quite", "and"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A tiny BERT with a word-level tokenizer, and a CSV file."""
-    root = tmp_path_factory.mktemp("resume")
-    words = ["[PAD]", "[UNK]", *GOOD, *BAD, *FILLERS]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
-    fast.save_pretrained(root / "model")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=32,
-        hidden_dropout_prob=0.1,  # the generators' states must come back too
-    )
-    BertForSequenceClassification(config).save_pretrained(root / "model")
-    chance = random.Random(0)
-    lines = ["text,label"]
-    for i in range(320):
-        words_here = [*chance.sample(FILLERS, chance.randint(1, 5)), chance.choice(GOOD if i % 2 else BAD)]
-        lines.append(f"{' '.join(words_here)},{'pos' if i % 2 else 'neg'}")
-    (root / "data.csv").write_text("\n".join(lines) + "\n")
-    return root
-
-
-def pipeline(folder: Path, **training):
-    return {
-        "backbone": str(folder / "model"),
-        "techniques": [{"name": "lora", "options": {"rank": 2, "dropout": 0.1}}],
-        "task": {"name": "text-classification", "options": {"train": str(folder / "data.csv")}},
-        "training": {"epochs": 3, "batch_size": 8, "save_every": 5, "log_every": 1, "threads": 1, **training},
-    }
 
 
 def start(folder: Path, spec: dict, out: Path) -> subprocess.Popen:
@@ -85,7 +42,7 @@ def wait_for(condition, process, limit=120):
         time.sleep(0.01)
 
 
-def test_a_killed_run_resumes_to_the_same_result(folder, tmp_path):
+def test_a_killed_run_resumes_to_the_same_result(folder, pipeline, tmp_path):
     spec = pipeline(folder)
     whole = start(folder, spec, tmp_path / "whole")
     assert whole.wait(300) == 0, whole.stderr.read().decode()
@@ -117,7 +74,7 @@ def test_a_killed_run_resumes_to_the_same_result(folder, tmp_path):
     assert not (out / "checkpoints").exists()
 
 
-def test_a_finished_run_is_not_run_again(folder, tmp_path):
+def test_a_finished_run_is_not_run_again(folder, pipeline, tmp_path):
     from refarch import PipelineSpec
 
     spec = PipelineSpec.parse(pipeline(folder, epochs=1, max_steps=3))
@@ -140,7 +97,7 @@ def test_a_checkpoint_cut_short_does_not_count(tmp_path):
     assert not (files.checkpoints / "checkpoint-15").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(folder, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run(folder, pipeline, tmp_path):
     from refarch import PipelineSpec
 
     # The rate overflows the head's and the modules' weights within a few steps.
@@ -154,7 +111,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder, tmp_path):
     assert not (tmp_path / "run" / "record.json").exists()
 
 
-def test_two_processes_cannot_run_in_one_folder(folder, tmp_path):
+def test_two_processes_cannot_run_in_one_folder(folder, pipeline, tmp_path):
     from refarch import PipelineSpec
 
     files = RunFolder(tmp_path / "run")
@@ -162,7 +119,7 @@ def test_two_processes_cannot_run_in_one_folder(folder, tmp_path):
         run(PipelineSpec.parse(pipeline(folder)), tmp_path / "run")
 
 
-def test_the_head_and_the_order_do_not_depend_on_the_technique(folder, tmp_path):
+def test_the_head_and_the_order_do_not_depend_on_the_technique(folder, pipeline, tmp_path):
     from refarch import PipelineSpec
 
     values = pipeline(folder, max_steps=1, learning_rate=1e-9)

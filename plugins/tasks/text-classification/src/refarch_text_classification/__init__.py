@@ -43,7 +43,13 @@ SPLIT_OPTIONS = (
     Option(
         name="test_limit", type="integer", minimum=1, help="test on at most so many rows, drawn evenly from each label"
     ),
-    Option(name="max_length", type="integer", default=128, minimum=2, help="tokens; longer texts are cut at the end"),
+    Option(
+        name="max_length",
+        type="integer",
+        default=128,
+        minimum=2,
+        help="tokens, at most the tokenizer's own limit; longer texts are cut at the end",
+    ),
 )
 """The options that make sense for a preset as well, which brings its own data."""
 

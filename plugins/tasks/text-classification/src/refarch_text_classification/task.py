@@ -176,7 +176,7 @@ class TextClassification(Task):
         return Splits(train, splits.validation, test, splits.names)
 
     def _encode(self, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
-        longest = self.options["max_length"]
+        longest = min(self.options["max_length"], tokenizer.model_max_length)
         encoded = tokenizer(list(examples.texts), truncation=True, max_length=longest)
         labels = numbered(examples, self.splits.names)
         rows = [

@@ -28,6 +28,7 @@ HEAD_ONLY = TechniqueSpec(
     name="head-only",
     summary="Train the task head alone; the backbone stays frozen",
     modules=(_selection("head", "head"),),
+    training={"learning_rate": 1e-2},
 )
 
 
