@@ -172,7 +172,7 @@ class OnlyFirstLayers(Plain):
 
     def __init__(self, shape: SlotShape) -> None:
         super().__init__(shape)
-        rank = 2 if shape.weight().is_meta else 3
+        rank = 3 if shape.weight().any() else 2
         self.down = nn.Parameter(torch.randn(rank, shape.d_in) * 0.1)
         self.up = nn.Parameter(torch.zeros(shape.d_out, rank))
 

@@ -66,9 +66,9 @@ def build(
                 _check(spec, site)
                 shape = read_shape(spec, site)
                 function = _build(function_class, shape, technique, spec)
-                _share(spec, site, function, shared)
                 gate = GateModule(spec.gate, shape.d_in) if spec.gate else None
                 _place(function, gate, spec, dtype, device)
+                _share(spec, site, function, shared)  # after placing, which may make new parameters
                 insertions.append(Insertion(spec, site, function, gate))
     return Plan(technique, insertions, selections)
 

@@ -242,11 +242,12 @@ class Resolver:
     ) -> SlotShape:
         def weight() -> Tensor:
             assert place is not None
-            if isinstance(place.module, nn.Embedding):
-                return place.module.weight.detach().to(torch.float32, copy=True)
-            matrix = read_weight(place.module)
-            # A copy: what a function does with it must not reach the base.
-            return matrix[part_rows(matrix.shape[0], place.part)].detach().to(torch.float32, copy=True)
+            table = place.module if isinstance(place.module, nn.Embedding) else None
+            if getattr(place.module.weight, "is_meta", False):  # an initialisation from zeros has the right shapes
+                return torch.zeros(*((table.num_embeddings, table.embedding_dim) if table else reversed(width)))
+            own = table.weight if table else read_weight(place.module)
+            rows = own[part_rows(own.shape[0], place.part)].detach()
+            return rows.to(torch.float32, copy=True)  # what a function does with a copy does not reach the base
 
         count = self.counts[stack.name] if stack else 0
         return SlotShape(str(ref), width[0], width[1], index, count, stack.name if stack else None, weight)

@@ -117,11 +117,12 @@ def unsupported_slot_refused(case: Case) -> None:
     model = case.model()
     resolver = Resolver(model, case.tiny.family)
     snapshot = Snapshot(model)
-    own = case.configured.technique.modules[0].workspace
+    own = [text.removesuffix("?") for text in case.configured.technique.modules[0].workspace]
     kinds = {parse_slot(text).slot.kind for text in own}
     there = resolver.available()
     absent = [name for name, slot in SLOTS.items() if slot.per == "layer" and name not in there and slot.kind in kinds]
-    wrong = [[MISSPELT], *([[absent[0]], [*own, absent[0]]] if absent else [])]
+    present = [text for text in own if text not in absent]
+    wrong = [[MISSPELT], *([[absent[0]], [*present, absent[0]]] if absent else [])]
     for slots in wrong:
         try:
             case.attach(model, slots=slots)

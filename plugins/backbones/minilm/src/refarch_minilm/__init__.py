@@ -1,8 +1,7 @@
 """all-MiniLM-L6-v2 (Wang et al. 2020, arXiv 2002.10957; tuned by sentence-transformers): a BERT, 6 layers x 384."""
 
 from refarch import ModelSpec, hookimpl
-
-from .source import folder
+from refarch_minilm.source import folder
 
 __all__ = ["MINILM", "folder", "refarch_backbones"]
 

@@ -1,0 +1,7 @@
+"""bitfit: the conformance kit."""
+
+from refarch.testing import TechniqueConformance
+
+
+class TestBitFit(TechniqueConformance):
+    technique = "bitfit"

@@ -1,0 +1,35 @@
+"""The spec of ln-tuning (Zhao et al. 2023, arXiv 2312.11420): a selection, with no function of its own."""
+
+from refarch import ModuleSpec, TechniqueSpec, hookimpl
+
+SPEC = TechniqueSpec(
+    name="ln-tuning",
+    summary="Train the parameters of every norm",
+    reference="Zhao et al. 2023, arXiv 2312.11420",
+    modules=(
+        ModuleSpec(
+            name="selected",
+            workspace=(
+                "embedding_norm?",
+                "attention.norm?",
+                "cross_attention.norm?",
+                "ffn.norm?",
+                "final_norm?",
+            ),
+            insertion="sequential",
+            integration="selection",
+            input_type="weights",
+            adapted="selection",
+            intra="diagonal",
+            inter="fixed",
+            form="vector",
+            parameters=("*",),
+        ),
+    ),
+)
+
+
+@hookimpl
+def refarch_techniques() -> list[TechniqueSpec]:
+    """The technique of this plugin."""
+    return [SPEC]
