@@ -43,14 +43,16 @@ def matrix() -> str:
     from refarch.architecture.module import Gate, ModuleSpec
     from refarch.errors import SpecError
 
-    forms: dict[str, dict[str, object]] = {
-        "direct addition": {},
-        "scaled addition": {},
-        "gated addition": {"gate": Gate().model_dump()},
-        "rescaling": {"form": "vector", "intra": "diagonal", "insertion": "sequential"},
-        "concatenation": {"form": "tokens", "input_type": "data", "insertion": "parallel"},
-        "transformation": {"input_type": "weights", "insertion": "parallel"},
-        "selection": {"adapted": "selection", "function": None, "parameters": ("*",), "input_type": "weights"},
+    tokens: dict[str, object] = {"form": "tokens", "input_type": "data", "insertion": "parallel", "adapted": "addition"}
+    gate: dict[str, object] = {"gate": Gate().model_dump()}
+    forms: dict[str, list[dict[str, object]]] = {
+        "direct addition": [{}],
+        "scaled addition": [{}],
+        "gated addition": [gate, {**gate, **tokens}],
+        "rescaling": [{"form": "vector", "intra": "diagonal", "insertion": "sequential"}],
+        "concatenation": [tokens],
+        "transformation": [{"input_type": "weights", "insertion": "parallel"}],
+        "selection": [{"adapted": "selection", "function": None, "parameters": ("*",), "input_type": "weights"}],
     }
     base: dict[str, object] = {
         "name": "m", "insertion": "sequential", "input_type": "hidden", "adapted": "reparameterisation",
@@ -59,17 +61,20 @@ def matrix() -> str:
     kinds: dict[str, str] = {}
     for slot in SLOTS.values():
         kinds.setdefault(slot.kind, slot.name)
+
+    def possible(values: dict[str, object]) -> bool:
+        try:
+            ModuleSpec.parse(values)
+        except SpecError:
+            return False
+        return True
+
     rows = []
-    for form, change in forms.items():
+    for form, changes in forms.items():
         row = [form]
         for name in [*kinds.values(), "ffn.down:input"]:
-            values = {**base, "integration": form, "workspace": (name,), **change}
-            try:
-                ModuleSpec.parse(values)
-            except SpecError:
-                row.append("")
-            else:
-                row.append("yes")
+            tried = ({**base, "integration": form, "workspace": (name,), **change} for change in changes)
+            row.append("yes" if any(possible(values) for values in tried) else "")
         rows.append(row)
     return table(["integration", *kinds, "a linear input"], rows)
 

@@ -43,6 +43,7 @@ def test_the_matrix_allows_what_the_design_lists(generated):
     rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]}
     allowed = {form: {head[i] for i, cell in enumerate(row) if cell == "yes"} for form, row in rows.items()}
     assert allowed["concatenation"] == {"inputs", "key_value"}
+    assert "key_value" in allowed["gated addition"] and "inputs" not in allowed["gated addition"]
     assert allowed["transformation"] == {"linear"}
     assert "a linear input" in allowed["rescaling"]
     assert "a linear input" not in allowed["direct addition"]

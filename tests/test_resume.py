@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from refarch import PipelineSpec
 from refarch.errors import RunError, UsageError
 from refarch.pipeline import run
 from refarch.pipeline.folder import COMPLETE, RunFolder
@@ -75,8 +76,6 @@ def test_a_killed_run_resumes_to_the_same_result(folder, pipeline, tmp_path):
 
 
 def test_a_finished_run_is_not_run_again(folder, pipeline, tmp_path):
-    from refarch import PipelineSpec
-
     spec = PipelineSpec.parse(pipeline(folder, epochs=1, max_steps=3))
     first, out = run(spec, tmp_path / "run")
     again, _ = run(spec, out)
@@ -98,8 +97,6 @@ def test_a_checkpoint_cut_short_does_not_count(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(folder, pipeline, tmp_path):
-    from refarch import PipelineSpec
-
     # The rate overflows the head's and the modules' weights within a few steps.
     spec = PipelineSpec.parse(
         pipeline(folder, learning_rate=1e30, max_grad_norm=1e30, warmup=0.0, schedule="constant", save_every=1)
@@ -112,16 +109,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder, pipeline, tmp_path):
 
 
 def test_two_processes_cannot_run_in_one_folder(folder, pipeline, tmp_path):
-    from refarch import PipelineSpec
-
     files = RunFolder(tmp_path / "run")
     with files.held(), pytest.raises(RunError, match="another process"):
         run(PipelineSpec.parse(pipeline(folder)), tmp_path / "run")
 
 
 def test_the_head_and_the_order_do_not_depend_on_the_technique(folder, pipeline, tmp_path):
-    from refarch import PipelineSpec
-
     values = pipeline(folder, max_steps=1, learning_rate=1e-9)
     records = []
     for technique in ("lora", "head-only"):
@@ -129,3 +122,42 @@ def test_the_head_and_the_order_do_not_depend_on_the_technique(folder, pipeline,
         records.append(run(spec, tmp_path / technique)[0])
     assert records[0].seeds == records[1].seeds
     assert records[0].metrics["loss"] == pytest.approx(records[1].metrics["loss"], abs=1e-6)
+
+
+def test_two_processes_train_one_model(folder, pipeline, tmp_path):
+    path, out = tmp_path / "pipeline.yaml", tmp_path / "run"
+    path.write_text(yaml.safe_dump(pipeline(folder, max_steps=6, batch_size=4, evaluate_every=3)))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    done = subprocess.run(
+        [*launch, "-m", "refarch", "run", str(path), "--out", str(out), "--quiet"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((out / "record.json").read_text())
+    assert record["steps"] == 6
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps if line["split"] == "train"] == [1, 2, 3, 4, 5, 6], "logged by one process"
+
+    whole, _ = run(PipelineSpec.parse(pipeline(folder, max_steps=6, batch_size=8)), tmp_path / "one")
+    assert record["examples"] == whole.examples
+    assert record["metrics"]["loss"] == pytest.approx(whole.metrics["loss"], abs=0.01)
+
+
+def test_accumulated_batches_are_one_batch(folder, pipeline, tmp_path):
+    found = []
+    for batch_size, accumulated in ((8, 1), (2, 4)):
+        values = pipeline(
+            folder, max_steps=3, batch_size=batch_size, gradient_accumulation=accumulated, group_by_length=False
+        )
+        values["techniques"][0]["options"]["dropout"] = 0.0
+        values["backbone"] = {
+            "name": values["backbone"],
+            "config": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        }
+        _, out = run(PipelineSpec.parse(values), tmp_path / f"by-{accumulated}")
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        found.append([(line["loss"], line["grad_norm"]) for line in lines if line["split"] == "train"])
+    assert found[0] == [pytest.approx(pair, abs=1e-4) for pair in found[1]]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         TinyModel,
         TrainingSpec,
     )
-    from refarch.engine import Adaptation, Function, LowRank, SlotShape, adaptations, attach, load
+    from refarch.engine import Adaptation, BlockRotation, Function, LowRank, SlotShape, adaptations, attach, load
     from refarch.errors import RefarchError
     from refarch.pipeline import Data, Task, run
     from refarch.plugins import CommandSpec, Registry, default_registry, hookimpl
@@ -52,7 +52,7 @@ _ARCHITECTURE = (
     "TinyModel",
     "TrainingSpec",
 )
-_ENGINE = ("Adaptation", "Function", "LowRank", "SlotShape", "adaptations", "attach", "load")
+_ENGINE = ("Adaptation", "BlockRotation", "Function", "LowRank", "SlotShape", "adaptations", "attach", "load")
 _NAMES = {
     **dict.fromkeys(_ARCHITECTURE, "refarch.architecture"),
     **dict.fromkeys(_ENGINE, "refarch.engine"),
@@ -63,6 +63,7 @@ _NAMES = {
 
 __all__ = [
     "Adaptation",
+    "BlockRotation",
     "CommandSpec",
     "ConfiguredTechnique",
     "Data",

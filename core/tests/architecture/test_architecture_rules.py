@@ -44,17 +44,22 @@ TRANSFORMATION = {
 }
 RESCALING = {**ADDITION, "integration": "rescaling", "insertion": "sequential", "form": "vector", "intra": "diagonal"}
 GATED = {**ADDITION, "integration": "gated addition", "gate": {"by": "token"}}
-POSSIBLE = [ADDITION, SELECTION, CONCATENATION, TRANSFORMATION, RESCALING, GATED]
+ATTENDED = {**CONCATENATION, "workspace": ["attention.key_value"], "integration": "gated addition", "gate": {}}
+POSSIBLE = [ADDITION, SELECTION, CONCATENATION, TRANSFORMATION, RESCALING, GATED, ATTENDED]
 
 BROKEN: dict[str, dict[str, Any]] = {
     "each slot once": {**RESCALING, "workspace": ["ffn.hidden", "ffn.down:input"]},
     "selection goes with selection": {**SELECTION, "adapted": "addition"},
     "selection has no function": {**SELECTION, "function": "a:B"},
     "selection names parameters": {**SELECTION, "parameters": []},
+    "selection trains at the learning rate": {**SELECTION, "learning_rate_scale": {"bias": 2.0}},
     "everything else has a function": {**ADDITION, "function": None},
     "selection of modules' parameters": {**SELECTION, "workspace": ["inputs"]},
     "concatenation at a sequence": {**CONCATENATION, "workspace": ["attention.key"]},
     "a sequence takes concatenation": {**ADDITION, "workspace": ["attention.key_value"]},
+    "gated attention over free tokens": {**ATTENDED, "form": "mlp"},
+    "gated attention by a learned gate": {**ATTENDED, "gate": {"by": "token"}},
+    "projected tokens are keys and values": {**CONCATENATION, "projected": True},
     "concatenation of free tokens": {**CONCATENATION, "input_type": "hidden"},
     "tokens are concatenated": {**ADDITION, "form": "tokens"},
     "concatenation is parallel": {**CONCATENATION, "insertion": "sequential"},

@@ -176,7 +176,23 @@ def test_techniques_that_contradict_themselves(change: dict[str, Any]) -> None:
         a.TechniqueSpec.parse({**TECHNIQUE.model_dump(), **change})
 
 
-@pytest.mark.parametrize("text", ["", "a..[1/2", "a[3/3]", "a[1]", "a | ", "a b", "a[x/3]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a..[1/2",
+        "a[3/3]",
+        "a[1]",
+        "a | ",
+        "a b",
+        "a[x/3]",
+        "a[0/0]",
+        "a[0/n]",
+        "a[2/n:m]",
+        "a[0/3 per]",
+        "a[0/3 per 0]",
+    ],
+)
 def test_table_entries_that_are_none(text: str) -> None:
     with pytest.raises(ValueError):
         a.parse_entry(text)
@@ -185,7 +201,12 @@ def test_table_entries_that_are_none(text: str) -> None:
 def test_table_entries() -> None:
     found = a.parse_entry("attn.c_attn[1/3] | wi_1 ?")
     assert [entry.path for entry in found.entries] == ["attn.c_attn", "wi_1"] and found.optional
-    assert found.entries[0].part is not None and tuple(found.entries[0].part) == (1, 3)
+    assert found.entries[0].part is not None and found.entries[0].part == (1, (1, 1, 1), 1)
+    (by_head,) = a.parse_entry("qkv[2/3 per heads]").entries
+    (unequal,) = a.parse_entry("qkv[0/heads:2:groups]").entries
+    assert by_head.part == (2, (1, 1, 1), "heads") and unequal.part == (0, ("heads", 2, "groups"), 1)
+    assert by_head.part.resolve({"heads": 4}.__getitem__).width(48) == 16
+    assert unequal.part.resolve({"heads": 4, "groups": 2}.__getitem__).sizes(16) == [8, 4, 4]
     with pytest.raises(SpecError, match=r"'attention.query'"):
         a.StackTable.parse({"name": "encoder", "layers": "l.{}", "slots": {"attention.querry": "q"}})
     with pytest.raises(SpecError, match="two stacks have one name"):

@@ -29,8 +29,18 @@ SPECS: dict[str, ModuleSpec] = {
     "transformation by weight": em.module("ByWeight", "transformation", ("attention.query", "ffn.up")),
     "transformation on input": em.module("OnInput", "transformation", ("attention.output", "ffn.up")),
     "transformation on output": em.module("OnOutput", "transformation", ("attention.output", "ffn.up")),
+    "transformation on both": em.module("OnBoth", "transformation", ("attention.output", "ffn.up")),
     "inputs": em.module("Tokens", "concatenation", "inputs"),
     "key_value": em.module("KeyValues", "concatenation", "attention.key_value"),
+    "attended": em.module(
+        "HiddenTokens",
+        "gated addition",
+        "attention.key_value",
+        form="tokens",
+        input_type="data",
+        gate=Gate(initial=0.5, activation="identity"),
+        projected=True,
+    ),
     "cross key_value": em.module("KeyValues", "concatenation", "cross_attention.key_value"),
     "selection": em.module(
         None, "selection", ("attention.norm", "ffn.down", "head"), insertion="sequential", parameters=("*",)

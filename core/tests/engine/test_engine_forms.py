@@ -217,7 +217,7 @@ def test_rescaling_at_an_input(slot: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", em.FAMILIES)
-@pytest.mark.parametrize("function", ["ByWeight", "OnInput", "OnOutput"])
+@pytest.mark.parametrize("function", ["ByWeight", "OnInput", "OnOutput", "OnBoth"])
 @pytest.mark.parametrize("slot", ["ffn.up", "attention.query"])
 def test_transformation_equals_the_changed_weight(slot: str, function: str, name: str) -> None:
     model = em.tiny(name)

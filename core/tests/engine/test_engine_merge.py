@@ -26,6 +26,7 @@ MERGING: dict[str, ModuleSpec] = {
     "weight": em.module("ByWeight", "transformation", ("attention.query", "ffn.up")),
     "on input": em.module("OnInput", "transformation", ("attention.value", "ffn.up")),
     "on output": em.module("OnOutput", "transformation", ("attention.value", "ffn.up")),
+    "on both": em.module("OnBoth", "transformation", ("attention.value", "ffn.up")),
 }
 
 

@@ -167,3 +167,21 @@ def test_a_list_is_attached_whole_or_not_at_all() -> None:
     em.assert_restored(before, model)
     both = refarch.attach(model, [good, good], train_head=True)
     assert [a.name for a in both] == ["good", "good-2"] and [bool(a.copies) for a in both] == [True, False]
+
+
+def test_one_module_at_several_layers_is_adapted_once_or_not_at_all() -> None:
+    model, values = em.tiny("bert"), em.batch("bert")
+    model.bert.encoder.layer[1] = model.bert.encoder.layer[0]
+    before = em.snapshot(model)
+    with pytest.raises(
+        SlotError, match=r"encoder\.0\.attention\.query and encoder\.1\.attention\.query are one module"
+    ):
+        refarch.attach(model, "lora")
+    em.assert_restored(before, model)
+    adaptation = refarch.attach(model, "lora", layers=[0])
+    with torch.no_grad():
+        for parameter in adaptation.parameters():
+            parameter.normal_()
+    found = model(**values).logits
+    adaptation.merge()
+    torch.testing.assert_close(model(**values).logits, found, rtol=1e-4, atol=1e-4)

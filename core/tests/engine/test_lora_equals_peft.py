@@ -79,40 +79,6 @@ def test_logits_gradients_and_merged_weights(stabilised: bool, name: str) -> Non
     torch.testing.assert_close(model(**values).logits, wanted.logits, rtol=1e-5, atol=1e-5)
 
 
-def test_slices_of_a_fused_projection() -> None:
-    """Query and value of GPT-2 equal one peft update of c_attn of rank 2 r, in which the key's rows of B are zero."""
-    model, values = em.tiny("gpt2"), em.batch("gpt2")
-    rank = 3
-    wrapped = _peft(copy.deepcopy(model), ["attn.c_attn"], 2 * rank, 2 * 16, False).eval()  # alpha / r as ours
-    adaptation = refarch.attach(model, "lora", rank=rank)
-    functions = dict(adaptation.functions())
-    layers = [m for _, m in wrapped.named_modules() if isinstance(m, peft.tuners.lora.LoraLayer)]
-    with torch.no_grad():
-        for index, layer in enumerate(layers):
-            query, value = (functions[f"low_rank.decoder.{index}.attention.{part}"] for part in ("query", "value"))
-            query.up.normal_(std=0.2)
-            value.up.normal_(std=0.2)
-            layer.lora_A["default"].weight.copy_(torch.cat([query.down, value.down]))
-            up = torch.zeros(96, 2 * rank)
-            up[:32, :rank], up[64:, rank:] = query.up, value.up
-            layer.lora_B["default"].weight.copy_(up)
-    found, wanted = model(**values), wrapped(**values)
-    torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-5, atol=1e-5)
-    found.loss.backward()
-    wanted.loss.backward()
-    for index, layer in enumerate(layers):
-        query, value = (functions[f"low_rank.decoder.{index}.attention.{part}"] for part in ("query", "value"))
-        down, up = layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad
-        torch.testing.assert_close(torch.cat([query.down.grad, value.down.grad]), down, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(query.up.grad, up[:32, :rank], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(value.up.grad, up[64:, rank:], rtol=1e-5, atol=1e-5)
-    adaptation.merge()
-    merged = wrapped.merge_and_unload().state_dict()
-    for key, tensor in model.state_dict().items():
-        if not key.startswith("refarch."):
-            torch.testing.assert_close(tensor, merged[key], rtol=1e-5, atol=1e-6)
-
-
 def test_dropout_is_drawn_and_scaled_as_usual() -> None:
     """While training, the update's mean over many draws is the update without dropout; evaluating, it is exact."""
     model, values = em.tiny("llama"), em.batch("llama")

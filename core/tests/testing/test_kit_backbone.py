@@ -20,12 +20,15 @@ def family(name: str) -> FamilySpec:
     return found
 
 
-def changed(name: str, slots: dict[str, str] | None = None, **fields: Any) -> FamilySpec:
+def changed(
+    name: str, slots: dict[str, str] | None = None, unreachable: dict[str, str] | None = None, **fields: Any
+) -> FamilySpec:
     """A family with some entries of its first stack replaced (an empty one is left out), or other fields."""
     spec = family(name)
     first = spec.stacks[0]
     table = {key: value for key, value in {**first.slots, **(slots or {})}.items() if value}
-    stacks = (first.model_copy(update={"slots": table}), *spec.stacks[1:])
+    reasons = first.unreachable if unreachable is None else unreachable
+    stacks = (first.model_copy(update={"slots": table, "unreachable": reasons}), *spec.stacks[1:])
     return spec.model_copy(update={"stacks": stacks, **fields})
 
 
@@ -60,9 +63,18 @@ WRONG = [
     ),
     (changed("gpt2", {"attention.value": "attn.c_attn[1/3]"}), "linear_layers_are_named", "a part of attn.c_attn"),
     (changed("gpt2", {"attention.key": "attn.c_attn"}), "key_value_is_where_attention_happens", "keys are 32 wide"),
+    (changed("bert", {"attention.norm": ""}), "norms_are_named", "attention.output.LayerNorm"),
+    (changed("llama", {"ffn.norm": ""}), "norms_are_named", "post_attention_layernorm"),
+    (
+        changed("gpt-neox", {"attention.query": "attention.query_key_value[0/3]"}),
+        "projections_play_their_own_part",
+        "attention.query",
+    ),
+    (changed("mixtral", unreachable={}), "linear_layers_are_named", "the stacked weights of mlp.experts"),
     (changed("t5", embedding="shared"), "widths_agree", "takes no part in a forward pass"),
     (changed("bert", embedding="pooler.dense"), "inputs_take_embeddings", ""),
     (changed("bert", head="nothing"), "every_entry_exists", "head"),
+    (changed("distilbert", head="classifier"), "head_is_complete", "pre_classifier"),
     (changed("bert", model_types=("bert", "bret")), "model_types_are_known", "bret"),
 ]
 

@@ -12,6 +12,8 @@ from refarch.architecture.slots import Layers, SlotName, SlotRef, parse_slot
 
 ImportPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
 """``package.module:Name``; resolved only when it is built."""
+Scale = Annotated[float, Field(gt=0)] | Annotated[str, StringConstraints(pattern=r"^\$[a-z][a-z0-9_]*$")]
+"""A positive number, or ``"$name"`` for the value of the option of that name."""
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -59,7 +61,11 @@ class ModuleSpec(Spec):
     shared: tuple[str, ...] = ()
     """The parameters of the function that are shared as far as ``sharing`` says."""
     frozen: tuple[str, ...] = ()
-    """Parameters of the function that keep their (random) initial values."""
+    """Parameters of the function that keep their initial values."""
+    learning_rate_scale: dict[str, Scale] = {}
+    """Parameters of the function that train at a multiple of the learning rate, and that multiple."""
+    projected: bool = False
+    """Of tokens at ``*.key_value``: they are hidden states, which the layer's own projections make keys and values."""
     train_only: tuple[str, ...] = ()
     """Parts of the function that are needed only while training and are dropped by saving."""
     routing: p.Routing = "none"

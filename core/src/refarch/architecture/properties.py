@@ -44,7 +44,7 @@ MEANING: dict[str, dict[str, str]] = {
     "integration": {
         "direct addition": "y + M(.)",
         "scaled addition": "y + s M(.)",
-        "gated addition": "y + g M(.), or (1 - g) y + g M(.)",
+        "gated addition": "y + g M(.), or (1 - g) y + g M(.); at key_value M(.) is attention over M's tokens",
         "rescaling": "y * M() at an output, F(x * M()) at an input",
         "concatenation": "[M(); tokens]",
         "transformation": "F with the weight M(W)",
@@ -108,6 +108,11 @@ def _kinds(module: ModuleSpec) -> set[str]:
     return {ref.slot.kind for ref in module.slot_refs()}
 
 
+def _is_attended(module: ModuleSpec) -> bool:
+    """Whether it is a gated addition of what the queries find in tokens of its own."""
+    return module.integration == "gated addition" and _kinds(module) == {"key_value"}
+
+
 def _is_selection(module: ModuleSpec) -> bool:
     return module.integration == "selection"
 
@@ -135,6 +140,11 @@ RULES: tuple[Rule, ...] = (
         "a selection says which parameters it trains ('parameters': weight, bias or *); nothing else has that field",
     ),
     Rule(
+        "selection trains at the learning rate",
+        lambda m: _is_selection(m) and bool(m.learning_rate_scale),
+        "a learning rate scale belongs to a parameter of a function, and a selection has none",
+    ),
+    Rule(
         "everything else has a function",
         lambda m: not _is_selection(m) and m.function is None,
         "only a selection comes without a function; give the import path of the module, as in 'package.function:Name'",
@@ -151,9 +161,30 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "a sequence takes concatenation",
-        lambda m: m.integration not in ("concatenation", "selection") and bool(_kinds(m) & {"inputs", "key_value"}),
-        "'inputs' and '*.key_value' are sequences that take more tokens by concatenation; for another integration form"
-        " choose a linear, norm, sublayer or layer slot",
+        lambda m: (
+            m.integration not in ("concatenation", "selection")
+            and bool(_kinds(m) & {"inputs", "key_value"})
+            and not _is_attended(m)
+        ),
+        "'inputs' and '*.key_value' are sequences that take more tokens by concatenation ('*.key_value' alone also by a"
+        " gated addition of attention over them); for another integration form choose a linear, norm, sublayer or layer"
+        " slot",
+    ),
+    Rule(
+        "gated attention over free tokens",
+        lambda m: _is_attended(m) and not (m.form == "tokens" and m.input_type == "data" and m.insertion == "parallel"),
+        "a gated addition at '*.key_value' adds attention over free tokens beside the base's: form = tokens, input type"
+        " = data, insertion = parallel",
+    ),
+    Rule(
+        "gated attention by a learned gate",
+        lambda m: _is_attended(m) and m.gate is not None and m.gate.by != "learned",
+        "at '*.key_value' there are no hidden states that a gate could be computed from: gate by = learned",
+    ),
+    Rule(
+        "projected tokens are keys and values",
+        lambda m: m.projected and not (m.form == "tokens" and _kinds(m) == {"key_value"}),
+        "what the layer's own projections make keys and values of are tokens, and the workspace is '*.key_value' alone",
     ),
     Rule(
         "concatenation of free tokens",
@@ -162,8 +193,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "tokens are concatenated",
-        lambda m: m.form == "tokens" and m.integration != "concatenation",
-        "form = tokens makes new positions, which can only join by concatenation",
+        lambda m: m.form == "tokens" and m.integration != "concatenation" and not _is_attended(m),
+        "form = tokens makes new positions, which can only join by concatenation, or at '*.key_value' by a gated"
+        " addition of attention over them",
     ),
     Rule(
         "concatenation is parallel",
@@ -207,7 +239,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "addition reads hidden states",
-        lambda m: m.integration in ADDITIVE and m.input_type != "hidden",
+        lambda m: m.integration in ADDITIVE and m.input_type != "hidden" and not _is_attended(m),
         "y + M(.) is a function of the hidden states at the slot: input type = hidden",
     ),
     Rule(

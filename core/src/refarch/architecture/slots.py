@@ -43,7 +43,10 @@ def _attention(prefix: str, what: str) -> list[Slot]:
         Slot(f"{prefix}.value", "linear", "layer", f"value projection of {what}"),
         Slot(f"{prefix}.output", "linear", "layer", f"output projection of {what}"),
         Slot(f"{prefix}.key_value", "key_value", "layer", f"the keys and values that {what} attends to"),
+        Slot(f"{prefix}.query_norm", "norm", "layer", f"norm of the queries of {what}, where it has one"),
+        Slot(f"{prefix}.key_norm", "norm", "layer", f"norm of the keys of {what}, where it has one"),
         Slot(f"{prefix}.norm", "norm", "layer", f"norm that belongs to {what}"),
+        Slot(f"{prefix}.post_norm", "norm", "layer", f"second norm of {what}, after it, where it has two"),
         Slot(prefix, "sublayer", "layer", f"{what} as a whole", f"{prefix}.query", f"{prefix}.output"),
     ]
 
@@ -60,6 +63,7 @@ SLOTS: dict[str, Slot] = {
         Slot("ffn.gate", "linear", "layer", "gate projection, where the feed-forward sublayer has one"),
         Slot("ffn.down", "linear", "layer", "last projection of the feed-forward sublayer"),
         Slot("ffn.norm", "norm", "layer", "norm that belongs to the feed-forward sublayer"),
+        Slot("ffn.post_norm", "norm", "layer", "second norm of the feed-forward sublayer, after it, where it has two"),
         Slot("ffn", "sublayer", "layer", "the feed-forward sublayer as a whole", "ffn.up", "ffn.down"),
         Slot("layer", "layer", "layer", "a whole transformer layer: the residual stream after it"),
         Slot("final_norm", "norm", "stack", "norm after the last layer"),
@@ -75,7 +79,10 @@ ALIASES: dict[str, str] = {"ffn.hidden": "ffn.down:input"}
 TABLE_SLOTS: tuple[str, ...] = tuple(
     slot.name for slot in SLOTS.values() if slot.per == "layer" and slot.kind not in ("sublayer", "layer")
 )
-"""The slots that a family's table may give a path for, per layer."""
+"""The slots that a family's table gives a path for, per layer."""
+
+SUBLAYERS: tuple[str, ...] = tuple(slot.name for slot in SLOTS.values() if slot.kind == "sublayer")
+"""Those that it may give a path for, where they are no sequence of leaves (a mixture of experts)."""
 
 
 class SlotRef(NamedTuple):

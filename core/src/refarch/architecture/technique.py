@@ -107,7 +107,7 @@ class TechniqueSpec(Spec):
             raise ValueError(f"technique {self.name!r}: two modules have one name: {names}")
         known = {option.name for option in self.options}
         for module in self.modules:
-            for value in module.arguments.values():
+            for value in (*module.arguments.values(), *module.learning_rate_scale.values()):
                 if isinstance(value, str) and value.startswith("$") and value[1:] not in known:
                     raise ValueError(f"technique {self.name!r}: module {module.name!r} uses {value}, but has no option")
         clash = known & {"slots", "layers", "preset"}
@@ -119,10 +119,12 @@ class TechniqueSpec(Spec):
         """Bind the spec to a user's choices.
 
         Args:
-            choice: option values, and optionally ``slots``, ``layers`` and ``preset``.
+            choice: option values, and optionally ``slots``, ``layers`` and ``preset``. Slots are for all of the
+                technique's modules, or by the name of the module: ``{"prefix": ["attention.key_value"]}``.
 
         Raises:
-            SpecError: an unknown preset, a misspelt option, a wrong type, a slot that the technique cannot work at.
+            SpecError: an unknown preset or module, a misspelt option, a wrong type, a slot that the technique cannot
+                work at.
         """
         given = dict(choice)
         preset = given.pop("preset", None)
@@ -132,12 +134,15 @@ class TechniqueSpec(Spec):
         options = validate_options(spec.options, {**defaults, **given}, where)
         modules = spec.modules
         if slots is not None or layers is not None:
+            chosen = _workspaces(slots, [module.name for module in modules], where)
             change: dict[str, Any] = {}
-            if slots is not None:
-                change["workspace"] = (slots,) if isinstance(slots, str) else tuple(slots)
             if layers is not None:
                 change["layers"] = layers.model_dump() if isinstance(layers, Layers) else _layers(layers)
-            modules = tuple(ModuleSpec.parse({**module.model_dump(), **change}, where) for module in modules)
+            changes = {name: {**change, "workspace": workspace} for name, workspace in chosen.items()}
+            modules = tuple(
+                ModuleSpec.parse({**module.model_dump(), **changes.get(module.name, change)}, where)
+                for module in modules
+            )
         return ConfiguredTechnique(technique=spec.model_copy(update={"modules": modules}), options=options)
 
     def _with_preset(self, preset: str) -> tuple[TechniqueSpec, dict[str, Any]]:
@@ -153,6 +158,15 @@ class TechniqueSpec(Spec):
     def options_schema(self) -> dict[str, Any]:
         """JSON schema of the options."""
         return options_model(self.options, f"{self.name} options").model_json_schema()
+
+
+def _workspaces(slots: Any, names: list[str], where: str) -> dict[str, tuple[str, ...]]:
+    """The slots that a user has chosen, by module."""
+    by_module = slots if isinstance(slots, Mapping) else {} if slots is None else dict.fromkeys(names, slots)
+    unknown = [name for name in by_module if name not in names]
+    if unknown:
+        raise SpecError(f"slots: {where} has no module {unknown[0]!r}", did_you_mean(str(unknown[0]), names))
+    return {name: (own,) if isinstance(own, str) else tuple(own) for name, own in by_module.items()}
 
 
 def _layers(value: Any) -> Mapping[str, Any]:
@@ -189,7 +203,15 @@ class ConfiguredTechnique(Spec):
         """The keyword arguments with which ``module``'s function is built."""
         if not module.arguments:
             return dict(self.options)
+        return self._decided(module.arguments)
+
+    def learning_rate_scale(self, module: ModuleSpec) -> dict[str, float]:
+        """Parameters of ``module``'s function that train at a multiple of the learning rate, and that multiple."""
+        return self._decided(module.learning_rate_scale)
+
+    def _decided(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values with options in place of their names."""
         return {
             key: self.options[value[1:]] if isinstance(value, str) and value.startswith("$") else value
-            for key, value in module.arguments.items()
+            for key, value in values.items()
         }

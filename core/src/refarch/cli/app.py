@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 CORE = {
+    "check": ("refarch.cli.check:command", "Run the conformance kit on a technique, backbone family or task."),
     "list-plugins": ("refarch.cli.list_plugins:command", "Installed plugins, from their metadata alone."),
+    "new": ("refarch.cli.new:command", "Write a new plugin: a whole package that installs and passes its tests."),
     "run": ("refarch.cli.run:command", "Run a pipeline: backbone + technique(s) + task."),
     "schema": ("refarch.cli.schema:command", "JSON Schema of a spec, or of a plugin's options."),
     "show": ("refarch.cli.show:command", "What one plugin is: typology, options, slots, metric."),
@@ -38,6 +40,8 @@ Examples:
   refarch run pipeline.yaml               run a pipeline, or resume it
   refarch run --backbone B --technique T --task K --set training.epochs=3
   refarch run pipeline.yaml --dry-run     check every name and option, load nothing heavy
+  refarch new technique NAME              write a technique of your own, as a package
+  refarch check NAME                      what holds for a plugin and what does not
 
 Loading a plugin runs its code. REFARCH_PLUGINS allows and REFARCH_BLOCK blocks plugins by name (comma-separated,
 patterns allowed); REFARCH_STRICT=1 turns every plugin problem into an error.

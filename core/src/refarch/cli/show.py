@@ -109,8 +109,19 @@ def _technique(spec: TechniqueSpec) -> Iterator[RenderableType]:
         yield f"  training, unless told otherwise: {_values(spec.training)}"
     yield from _options(spec.options)
     if spec.presets:
-        rows = ((name, _values(values)) for name, values in spec.presets.items())
+        rows = ((name, _preset(spec, values)) for name, values in spec.presets.items())
         yield _table("presets", ("preset", "sets"), rows)
+
+
+def _preset(spec: TechniqueSpec, values: dict[str, Any]) -> str:
+    """What a preset sets: of its modules only where they differ from the technique's own."""
+    own = {module.name: module.model_dump() for module in spec.modules}
+    parts = [
+        {key: value for key, value in module.items() if own.get(module["name"], {}).get(key, ...) != value}
+        for module in values.get("modules", ())
+    ]
+    parts.append({key: value for key, value in values.items() if key != "modules"})
+    return "; ".join(_values(part) for part in parts if part)
 
 
 def _typology(module: ModuleSpec) -> RenderableType:
@@ -124,7 +135,12 @@ def _typology(module: ModuleSpec) -> RenderableType:
     for field, label in PROPERTIES.items():
         value = getattr(module, field)
         rows.append((label, str(value), describe(field, value), source(field)))
-    for field, meaning in (("shared", "parameters shared"), ("frozen", "keep their random initial values")):
+    special = {
+        "shared": "parameters shared",
+        "frozen": "keep their initial values",
+        "learning_rate_scale": "train at a multiple of the learning rate",
+    }
+    for field, meaning in special.items():
         if names := getattr(module, field):
             rows.append((field, ", ".join(names), meaning, source(field)))
     if module.gate:
@@ -155,6 +171,7 @@ def _family(spec: FamilySpec) -> Iterator[RenderableType]:
         rows = [*stack.slots.items()]
         if stack.final_norm:
             rows.append(("final_norm", stack.final_norm))
+        rows += [(name, f"unreachable: {reason}") for name, reason in stack.unreachable.items()]
         yield _table(f"{stack.name}, layers at {stack.layers}", ("slot", "path"), rows)
 
 

@@ -4,10 +4,12 @@ from refarch.engine.adaptation import Adaptation, Source, adaptations
 from refarch.engine.attach import attach, load
 from refarch.engine.fingerprint import Fingerprint
 from refarch.engine.function import Function, LowRank, SlotShape
+from refarch.engine.rotation import BlockRotation
 from refarch.engine.sites import Resolver, Site
 
 __all__ = [
     "Adaptation",
+    "BlockRotation",
     "Fingerprint",
     "Function",
     "LowRank",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,11 @@ class Attached(nn.Module):
         super().__init__()
         self.order: list[Adaptation] = []
         """In the order of attachment: the last one is outermost."""
-        self.trained = {name: p.requires_grad for name, p in model.named_parameters()}
+        self.trained: dict[str, bool] = {}
+        """Which base parameters trained before; none do while something is attached."""
+        for name, parameter in model.named_parameters():
+            self.trained[name] = parameter.requires_grad
+            parameter.requires_grad = False
         self.fingerprint: Fingerprint | None = None
 
     @classmethod
@@ -131,8 +135,7 @@ class Adaptation:
         for spec, sites in plan.selections:
             selected |= selection.select(self, spec, sites)
         if train_head:
-            place = resolver.head()
-            if place is None:
+            if not resolver.head():
                 raise SlotError(f"{type(model).__name__} has no head to train", "leave train_head out")
             selected |= selection.select(self, HEAD, resolver.resolve([parse_slot("head")], HEAD.layers))
         self._bind(selected, trainable)
@@ -144,23 +147,22 @@ class Adaptation:
         self.tree.put(f"{spec.name}.{address}", insertion.function)
         if insertion.gate is not None:
             self.tree.put(f"{spec.name}-gate.{address}", insertion.gate)
-        if spec.integration != "concatenation":
-            self.bound.append(Bound(self, spec, site, insertion.function, insertion.gate))
-        elif site.ref.slot.kind == "inputs":
+        if site.ref.slot.kind == "inputs":
             self.bound.append(InputsBound(self, spec, site, insertion.function))
+        elif site.ref.slot.kind == "key_value":
+            self.bound.append(KeyValueBound(self, spec, site, insertion.function, insertion.gate))
         else:
-            self.bound.append(KeyValueBound(self, spec, site, insertion.function))
+            self.bound.append(Bound(self, spec, site, insertion.function, insertion.gate))
 
     def _bind(self, selected: dict[str, nn.Parameter], trainable: bool) -> None:
         """From here on the model changes."""
         container = Attached.of(self.model)
         if container is None:
             container = Attached(self.model)
-            for parameter in self.model.parameters():
-                parameter.requires_grad_(False)
             self.model.add_module("refarch", container)
-        container.train(self.model.training)
-        self.tree.train(self.model.training)
+        container.training = self.model.training
+        if not self.model.training:  # modules are made in training mode
+            self.tree.train(False)
         container.add_module(self.name, self.tree)
         container.order.append(self)
         self.state = "attached"
@@ -200,6 +202,16 @@ class Adaptation:
     def count(self, trainable: bool = True) -> int:
         """Number of parameters: those that train, or all (with frozen factors)."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """The trainable parameters in groups for a torch optimizer, each with the learning rate that its spec asks for.
+
+        Args:
+            learning_rate: what the technique's learning rate scales are multiples of.
+        """
+        from refarch.engine.rates import parameter_groups
+
+        return parameter_groups(self, learning_rate)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Values of all parameters and buffers by name; shared ones once."""
@@ -345,14 +357,13 @@ class Adaptation:
         """The identity of the base that this adaptation belongs to."""
         container = Attached.of(self.model)
         if container is None:
-            return fingerprint(self.model, self._head_path())
+            return fingerprint(self.model, self._head_paths())
         if container.fingerprint is None:
-            container.fingerprint = fingerprint(self.model, self._head_path())
+            container.fingerprint = fingerprint(self.model, self._head_paths())
         return container.fingerprint
 
-    def _head_path(self) -> str | None:
-        place = self.resolver.head()
-        return place.path if place else None
+    def _head_paths(self) -> list[str]:
+        return [place.path for place in self.resolver.head()]
 
     def __repr__(self) -> str:
         model = type(self.model).__name__

@@ -122,8 +122,7 @@ def load(
         configured = files.trusted_technique(saved, technique, registry)
     resolver = Resolver(model, family or _family(model, registry))
     present = adaptations(model)
-    head = resolver.head()
-    base = present[0].base_fingerprint() if present else fingerprint(model, head.path if head else None)
+    base = present[0].base_fingerprint() if present else fingerprint(model, [place.path for place in resolver.head()])
     files.check_base(saved, base, any_base)
     plan = planning.build(resolver, configured, saved.seed, None, _device(model))
     if saved.folded:

@@ -3,6 +3,15 @@
 transformers looks its attention function up by name at each call. Attaching at ``attention.key_value`` registers a
 wrapper of the model's own implementation (with that implementation's mask function, without which the mask would be
 dropped) and sets it on the model. With nothing attached to a module, the wrapper passes everything on untouched.
+
+With A(q, K, V) the attention so far and P_k, P_v the function's tokens as keys and values, what joins here computes
+
+==============  ================================================================
+concatenation   A(q, [P_k; K], [P_v; V])
+gated addition  y + g a, or (1 - g) y + g a, with y = A(q, K, V) and a the model's
+                own attention of q over P_k, P_v alone: a softmax of its own,
+                without mask, position bias or dropout
+==============  ================================================================
 """
 
 from __future__ import annotations
@@ -19,7 +28,11 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from refarch.architecture import ModuleSpec
+from refarch.engine.dispatch import Dispatcher
 from refarch.engine.function import Function
+from refarch.engine.gate import GateModule
+from refarch.engine.integrate import Carrier
+from refarch.engine.linear import take_part
 from refarch.engine.sites import Site
 from refarch.errors import CompositionError, SlotError
 
@@ -40,25 +53,43 @@ def _seam(implementation: str) -> Callable[..., Any]:
     ) -> Any:
         """query: [b, h, t, dim], key and value: [b, kv heads, s, dim], attention_mask: [b, 1, 1 or t, s] or None."""
         bound = [binding for binding in module.__dict__.get(_KEY, ()) if binding.enabled]
-        for binding in bound:
+        longer = [binding for binding in bound if binding.spec.integration == "concatenation"]
+        added = [binding for binding in bound if binding.spec.integration != "concatenation"]
+        for binding in longer:
             key, value, attention_mask, kwargs = binding.extend(module, query, key, value, attention_mask, kwargs)
-        if implementation in ALL_ATTENTION_FUNCTIONS.valid_keys():
-            function = ALL_ATTENTION_FUNCTIONS[implementation]
-        else:  # eager attention is each family's own function
-            function = sys.modules[type(module).__module__].eager_attention_forward
-        return function(module, query, key, value, attention_mask, **kwargs)
+        function = attention_function(implementation, module)
+        result = function(module, query, key, value, attention_mask, **kwargs)
+        if not added:
+            return result
+        y = result[0]  # b t h dim
+        own = {name: kwargs[name] for name in ("scaling", "softcap") if name in kwargs}
+        for binding in added:
+            keys, values = binding.keys_and_values(key.dtype)
+            keys, values = _by_head(keys, key), _by_head(values, value)
+            y = binding.add(y, function(module, query, keys, values, None, is_causal=False, **own)[0])
+        return (y, *result[1:])
 
     return attend
 
 
-class KeyValueBound:
-    """A function bound at ``key_value``: its tokens stand before the base's keys and values.
+def attention_function(implementation: str, module: nn.Module) -> Callable[..., Any]:
+    """What a module calls under an attention implementation; each family has an eager function of its own."""
+    if implementation in ALL_ATTENTION_FUNCTIONS.valid_keys():
+        return ALL_ATTENTION_FUNCTIONS[implementation]
+    return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[no-any-return]
 
-    [P_k; K], [P_v; V]: equal to past key values without positions of their own (Li & Liang 2021, arXiv 2101.00190).
+
+class KeyValueBound:
+    """A function bound at ``key_value``: its tokens stand before the base's keys and values, or beside them.
+
+    Before them, [P_k; K], [P_v; V] equal past key values without positions of their own (Li & Liang 2021, arXiv
+    2101.00190).
     """
 
-    def __init__(self, owner: Adaptation, spec: ModuleSpec, site: Site, function: Function) -> None:
-        self.owner, self.spec, self.site, self.function = owner, spec, site, function
+    def __init__(
+        self, owner: Adaptation, spec: ModuleSpec, site: Site, function: Function, gate: GateModule | None = None
+    ) -> None:
+        self.owner, self.spec, self.site, self.function, self.gate = owner, spec, site, function, gate
 
     @property
     def enabled(self) -> bool:
@@ -85,7 +116,20 @@ class KeyValueBound:
 
     def merge_reason(self) -> str:
         """Why it does not merge."""
-        return "concatenated keys and values are a gated addition that depends on the input, not a weight"
+        return "attention over tokens of its own is a gated addition that depends on the input, not a weight"
+
+    def keys_and_values(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """P_k and P_v, [l, width]."""
+        tokens = self.function()  # l d_in, or keys and values
+        if not self.spec.projected:
+            return tokens  # type: ignore[no-any-return]
+        return tuple(take_part(_project(place.module, tokens.to(dtype)), place.part) for place in self.site.projections)
+
+    def add(self, y: Tensor, own: Tensor) -> Tensor:
+        """The attention so far with the tokens' own added, gated; both [b, t, h, dim]."""
+        assert self.gate is not None
+        g = self.gate.value().to(y.dtype)
+        return ((1 - g) * y if self.gate.convex else y) + g * own
 
     def extend(
         self,
@@ -97,7 +141,7 @@ class KeyValueBound:
         kwargs: dict[str, Any],
     ) -> tuple[Tensor, Tensor, Tensor | None, dict[str, Any]]:
         """key, value: [b, kv heads, s, dim] -> [b, kv heads, l + s, dim], and the mask and position bias to match."""
-        keys, values = self.function()  # l width
+        keys, values = self.keys_and_values(key.dtype)
         length = keys.shape[0]
         mask = _explicit_mask(module, query, key, mask, kwargs)
         if mask is not None:
@@ -105,14 +149,29 @@ class KeyValueBound:
         bias = kwargs.get("position_bias")
         if bias is not None:
             kwargs = {**kwargs, "position_bias": F.pad(bias, (length, 0))}
-        return _prepend(keys, key), _prepend(values, value), mask, kwargs
+        key, value = torch.cat([_by_head(keys, key), key], dim=2), torch.cat([_by_head(values, value), value], dim=2)
+        return key, value, mask, kwargs
 
 
-def _prepend(tokens: Tensor, states: Tensor) -> Tensor:
-    """tokens: [l, kv heads * dim], states: [b, kv heads, s, dim] -> [b, kv heads, l + s, dim]."""
+def _by_head(tokens: Tensor, states: Tensor) -> Tensor:
+    """tokens: [l, kv heads * dim], states: [b, kv heads, s, dim] -> [b, kv heads, l, dim]."""
     batch, heads, _, dim = states.shape
-    own = tokens.view(-1, heads, dim).transpose(0, 1).to(states.dtype)  # heads l dim
-    return torch.cat([own.expand(batch, -1, -1, -1), states], dim=2)
+    own = tokens.reshape(-1, heads, dim).transpose(0, 1).to(states.dtype)  # heads l dim
+    return own.expand(batch, -1, -1, -1)
+
+
+def _project(module: nn.Module, tokens: Tensor) -> Tensor:
+    """What a layer's projection, with all that is attached to it, makes of tokens: [l, d_in] -> [l, width].
+
+    A sublayer's carrier on that projection holds what the sublayer reads, which these tokens are not.
+    """
+    dispatcher = Dispatcher.of(module)
+    carriers = [binding for binding in dispatcher.bindings if isinstance(binding, Carrier)] if dispatcher else []
+    held = [carrier.held for carrier in carriers]
+    projected: Tensor = module(tokens[None])[0]
+    for carrier, before in zip(carriers, held, strict=True):
+        carrier.held = before
+    return projected
 
 
 def _explicit_mask(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -50,13 +51,13 @@ def originals(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def fingerprint(model: PreTrainedModel, head: str | None = None) -> Fingerprint:
-    """The fingerprint of a model's backbone, with the head at path ``head`` and whatever is attached left out."""
+def fingerprint(model: PreTrainedModel, head: Sequence[str] = ()) -> Fingerprint:
+    """The fingerprint of a model's backbone, with the head at the paths ``head`` and whatever is attached left out."""
     structure, content = hashlib.sha256(), hashlib.sha256()
     count, dtype = 0, "?"
-    outside = f"{head}." if head and model.base_model is model else None
+    outside = tuple(f"{path}." for path in head) if model.base_model is model else ()
     for name, parameter in sorted(originals(model).items()):
-        if outside and name.startswith(outside):
+        if name.startswith(outside):
             continue
         structure.update(f"{name}{tuple(parameter.shape)}".encode())
         count, dtype = count + parameter.numel(), str(parameter.dtype).removeprefix("torch.")

@@ -25,8 +25,9 @@ class SlotShape:
         layer: index within the stack, or None for a slot that exists once.
         layers: number of layers in the stack.
         stack: ``encoder`` or ``decoder``, or None.
-        weight: returns a copy of the base weight at a linear slot, [d_out, d_in], float32, detached; at ``inputs`` and
-            ``embedding`` the embedding table, [words, d_out]. For initialisations that start from it.
+        weight: returns a copy of the weight at a linear slot, [d_out, d_in], float32, detached; at ``inputs`` and
+            ``embedding`` the embedding table, [words, d_out]. For initialisations that start from it. Where adaptations
+            were attached before, it is the weight that merging them would give, as far as they merge.
     """
 
     slot: str
@@ -55,7 +56,7 @@ class Function(nn.Module):
     on_input: Any = None
     """Of a transformation, where the algebra allows: M(W) x = W on_input(x)."""
     on_output: Any = None
-    """Of a transformation, where the algebra allows: M(W) x = on_output(W x)."""
+    """Of a transformation, where the algebra allows: M(W) x = on_output(W x); with both, on_output(W on_input(x))."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -25,7 +25,8 @@ class FusedLowRank(torch.autograd.Function):
         y = torch.addmm(bias, flat, weight.t()) if bias is not None else flat @ weight.t()  # n d_out
         h = flat @ down.t()  # n r
         y.addmm_(h, up.t(), alpha=scale)
-        ctx.save_for_backward(flat, h, weight, down, up)
+        # What the layer reads is kept for the gradient of `down` alone: with `down` frozen that memory is saved.
+        ctx.save_for_backward(flat if ctx.needs_input_grad[3] else None, h, weight, down, up)
         ctx.scale = scale
         return y.view(*x.shape[:-1], y.shape[-1])
 

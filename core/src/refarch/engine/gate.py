@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from refarch.architecture import Gate
+from refarch.errors import CompositionError
 
 _ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "identity": lambda x: x}
 
@@ -34,10 +35,20 @@ class GateModule(nn.Module):
         return _ACTIVATIONS[self.activation](self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: [b, t, width] -> g, broadcastable to [b, t, d_out]."""
+        """x: [b, t, width] -> g, broadcastable to [b, t, d_out].
+
+        Raises:
+            CompositionError: a gate by example gets all tokens without a batch axis.
+        """
         if self.weight is None:
             return self.value()
         a = x @ self.weight + self.bias  # b t
+        if self.by == "example" and a.ndim < 2:
+            raise CompositionError(
+                "a gate by example needs activations with a batch axis, but this layer gets the tokens of all examples"
+                " in one row (OPT's feed-forward layers do)",
+                "choose other slots, or a gate by token",
+            )
         if self.by == "example":
             a = a.mean(dim=1, keepdim=True)  # b 1
         return _ACTIVATIONS[self.activation](a).unsqueeze(-1)  # b t 1

@@ -59,16 +59,18 @@ class InputsSeam:
         stack: the module that takes ids, embeddings and the mask.
         embedding: the token embedding.
         decoder: the stack that attends to this one's output, if any.
-        pooler: a module inside the stack that reads its whole output, if any.
+        body: the module inside the stack whose output the stack reads on, if any.
+        first: the position of a sequence's first token.
     """
 
     def __init__(
-        self, stack: nn.Module, embedding: nn.Module, decoder: nn.Module | None, pooler: nn.Module | None
+        self, stack: nn.Module, embedding: nn.Module, decoder: nn.Module | None, body: nn.Module | None, first: int
     ) -> None:
         self.stack, self.embedding, self.is_encoder = stack, embedding, decoder is not None
+        self.first = first
         self.bindings: list[InputsBound] = []
         self.names = list(inspect.signature(stack.forward).parameters)
-        self.cut = 0
+        self.cut, self.total = 0, 0
         stack.__dict__[_KEY] = self
         self.handles = [
             stack.register_forward_pre_hook(_Method(self, "before"), with_kwargs=True),
@@ -76,8 +78,8 @@ class InputsSeam:
         ]
         if decoder is not None:
             self.handles.append(decoder.register_forward_pre_hook(_widen_cross_mask, with_kwargs=True))
-        if pooler is not None:
-            self.handles.append(pooler.register_forward_pre_hook(_Method(self, "before_pooler")))
+        if body is not None:
+            self.handles.append(body.register_forward_hook(_Method(self, "after_body")))
 
     @classmethod
     def at(cls, bound: InputsBound) -> InputsSeam:
@@ -89,9 +91,10 @@ class InputsSeam:
         assert entry is not None
         others = resolver.stacks[1:]
         decoder = submodule(resolver.base, others[0].module) if others else None
-        pooler_path = resolver.stacks[0].pooler
-        pooler = submodule(resolver.base, pooler_path) if pooler_path else None
-        return cls(bound.site.end.module, entry.module, decoder, pooler)
+        table = resolver.stacks[0]
+        body = submodule(resolver.base, table.body) if table.body else None
+        first = int(resolver.model.config.pad_token_id) + 1 if table.positions == "after padding" else 0
+        return cls(bound.site.end.module, entry.module, decoder, body, first)
 
     def remove(self) -> None:
         """Take the hooks away."""
@@ -118,36 +121,43 @@ class InputsSeam:
             embedded = values.get("inputs_embeds")
             if embedded is None:
                 embedded = self.embedding(values["input_ids"])  # b t d
+                if self.first and values.get("position_ids") is None:
+                    values["position_ids"] = _after_padding(values["input_ids"], self.first)
             front = tokens.to(embedded.dtype).expand(embedded.shape[0], -1, -1)
             values["inputs_embeds"], values["input_ids"] = torch.cat([front, embedded], dim=1), None
-            self.cut = 0 if self.is_encoder else length
-        _extend(values, length, cached)
+            self.cut, self.total = 0 if self.is_encoder else length, length + embedded.shape[1]
+        _extend(values, length, cached, self.first)
         return (), {name: value for name, value in values.items() if name in kwargs or value is not None}
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Cut the tokens' positions off."""
-        cut, self.cut = self.cut, 0
-        if not cut:
-            return output
-        if isinstance(output, tuple):
-            total = output[0].shape[1]
-            rest = (tuple(s[:, cut:] for s in item) if _are_states(item, total) else item for item in output[1:])
-            return (output[0][:, cut:], *rest)
-        output.last_hidden_state = output.last_hidden_state[:, cut:]
-        if output.get("hidden_states") is not None:
-            output.hidden_states = tuple(state[:, cut:] for state in output.hidden_states)
+        output = self.after_body(module, args, output)
+        self.cut = 0
         return output
 
-    def before_pooler(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
-        """The pooler reads the sequence without the tokens."""
-        return (args[0][:, self.cut :], *args[1:]) if self.cut else None
+    def after_body(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Cut them off where the stack reads on, too: a pooler gets the sequence without the tokens."""
+        if not self.cut:
+            return output
+        if isinstance(output, tuple):
+            return (self._own(output[0]), *(self._own_states(item) for item in output[1:]))
+        output.last_hidden_state = self._own(output.last_hidden_state)
+        if output.get("hidden_states") is not None:
+            output.hidden_states = self._own_states(output.hidden_states)
+        return output
 
+    def _own(self, states: Tensor) -> Tensor:
+        """[b, l + t, d] -> [b, t, d], unless it is that already."""
+        return states[:, self.cut :] if states.shape[1] == self.total else states
 
-def _are_states(item: Any, tokens: int) -> bool:
-    """Whether an entry of an output tuple is the hidden states of all layers, each [b, tokens, d]."""
-    return isinstance(item, tuple) and all(
-        isinstance(state, Tensor) and state.ndim == 3 and state.shape[1] == tokens for state in item
-    )
+    def _own_states(self, item: Any) -> Any:
+        """The hidden states of all layers, each without the tokens; any other entry of an output as it is."""
+        lengths = (self.total, self.total - self.cut)
+        if isinstance(item, tuple) and all(
+            isinstance(state, Tensor) and state.ndim == 3 and state.shape[1] in lengths for state in item
+        ):
+            return tuple(self._own(state) for state in item)
+        return item
 
 
 class _Method:
@@ -160,8 +170,14 @@ class _Method:
         return getattr(self.seam, self.name)(*args, **kwargs)
 
 
-def _extend(values: dict[str, Any], length: int, cached: bool) -> None:
-    """Make mask, positions and token types fit ``length`` more tokens in front."""
+def _after_padding(ids: Tensor, first: int) -> Tensor:
+    """[b, t] -> [b, t]: positions from ``first`` on over the tokens that are no padding, which stays before that."""
+    real = (ids != first - 1).long()
+    return real.cumsum(dim=1) * real + first - 1
+
+
+def _extend(values: dict[str, Any], length: int, cached: bool, first: int) -> None:
+    """Make mask, positions and token types fit ``length`` more tokens in front; sequences begin at ``first``."""
     mask = values.get("attention_mask")
     if mask is not None:
         if mask.ndim != 2:
@@ -172,9 +188,9 @@ def _extend(values: dict[str, Any], length: int, cached: bool) -> None:
         values["attention_mask"] = torch.cat([mask.new_ones(mask.shape[0], length), mask], dim=1)
     positions = values.get("position_ids")
     if positions is not None:
-        moved = positions + length
+        moved = torch.where(positions < first, positions, positions + length)  # what is before is padding
         if not cached:
-            front = torch.arange(length, device=positions.device).expand(positions.shape[0], -1)
+            front = torch.arange(first, first + length, device=positions.device).expand(positions.shape[0], -1)
             moved = torch.cat([front, moved], dim=1)
         values["position_ids"] = moved
     types = values.get("token_type_ids")

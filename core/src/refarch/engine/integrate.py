@@ -29,7 +29,7 @@ from refarch.engine.dispatch import Dispatcher, Inner
 from refarch.engine.function import Function, LowRank
 from refarch.engine.fused import can_fuse
 from refarch.engine.gate import GateModule
-from refarch.engine.linear import part_rows, plain_reason, read_weight
+from refarch.engine.linear import plain_reason, put_part, read_weight, take_part
 from refarch.engine.sites import Site
 from refarch.errors import CompositionError
 
@@ -114,11 +114,7 @@ class Bound:
         if plain and leaf is not None and self.parallel and self.carrier is None and can_fuse(leaf, function, x):
             return function(x, base=leaf)  # type: ignore[no-any-return]
         y = inner(x)
-        if part is None:
-            return self._added(x, y, plain)
-        pieces = list(y.split(y.shape[-1] // part.of, dim=-1))
-        pieces[part.number] = self._added(x, pieces[part.number], False)
-        return torch.cat(pieces, dim=-1)
+        return put_part(y, part, self._added(x, take_part(y, part), plain))
 
     def _added(self, x: Tensor, y: Tensor, plain: bool) -> Tensor:
         """y: the base's output, or its part; returns it with the contribution."""
@@ -154,21 +150,18 @@ class Bound:
         if self.site.ref.side == "input":
             return inner(x * factors.to(x.dtype))
         y, part = inner(x), self.site.end.part
-        if part is None:
-            return y * factors.to(y.dtype)
-        pieces = list(y.split(y.shape[-1] // part.of, dim=-1))
-        pieces[part.number] = pieces[part.number] * factors.to(y.dtype)
-        return torch.cat(pieces, dim=-1)
+        return put_part(y, part, take_part(y, part) * factors.to(y.dtype))
 
     def _transform(self, inner: Inner, x: Tensor, leaf: nn.Module | None) -> Tensor:
         function, part = self.function, self.site.end.part
-        if function.on_input is not None and part is None:
-            return inner(function.on_input(cast_for(function, x)).to(x.dtype))
-        if function.on_output is not None and part is None:
+        if (function.on_input is not None or function.on_output is not None) and part is None:
+            read = x if function.on_input is None else function.on_input(cast_for(function, x)).to(x.dtype)
+            y = inner(read)
+            if function.on_output is None:
+                return y
             bias = self._inner_bias()
-            y = inner(x)
-            turned = function.on_output(cast_for(function, y if bias is None else y - bias)).to(y.dtype)
-            return turned if bias is None else turned + bias
+            turned = function.on_output(cast_for(function, y if bias is None else y - bias))
+            return (turned if bias is None else turned + bias).to(y.dtype)
         weight, bias = self.effective()
         weight, bias = self.merged(weight, bias)
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
@@ -205,16 +198,13 @@ class Bound:
         reason = self.merge_reason()
         if reason:
             raise CompositionError(f"{self.site.address}: cannot merge: {reason}")
-        rows = part_rows(weight.shape[0], self.site.end.part)
         if self.spec.integration == "rescaling" and self.site.ref.side == "input":
             return weight * self.function().to(weight.dtype), bias
-        own, own_bias = self._merged_rows(weight[rows], None if bias is None else bias[rows])
-        if self.site.end.part is None:
-            return own, own_bias
-        whole = torch.cat([weight[: rows.start], own, weight[rows.stop :]])
+        part = self.site.end.part
+        own, own_bias = self._merged_rows(take_part(weight, part, 0), None if bias is None else take_part(bias, part))
         if bias is not None and own_bias is not None:
-            bias = torch.cat([bias[: rows.start], own_bias, bias[rows.stop :]])
-        return whole, bias
+            bias = put_part(bias, part, own_bias)
+        return put_part(weight, part, own, 0), bias
 
     def _merged_rows(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         function = self.function

@@ -49,12 +49,32 @@ def plain_reason(module: nn.Module) -> str:
     return ""
 
 
-def part_rows(d_out: int, part: Part | None) -> slice:
-    """The rows of a [d_out, d_in] weight, or the features of an output, that a part of a fused projection owns."""
+def take_part(tensor: Tensor, part: Part | None, dim: int = -1) -> Tensor:
+    """What a part of a fused projection owns of its output (along ``dim``), or of its weight and bias (``dim=0``)."""
     if part is None:
-        return slice(0, d_out)
-    size = d_out // part.of
-    return slice(part.number * size, (part.number + 1) * size)
+        return tensor
+    dim %= tensor.ndim
+    return _pieces(tensor, part, dim)[part.number].flatten(dim, dim + 1)
+
+
+def put_part(tensor: Tensor, part: Part | None, own: Tensor, dim: int = -1) -> Tensor:
+    """``tensor`` with ``own`` in place of what :func:`take_part` takes; a new tensor."""
+    if part is None:
+        return own
+    dim %= tensor.ndim
+    pieces = list(_pieces(tensor, part, dim))
+    pieces[part.number] = own.unflatten(dim, (part.groups, -1))
+    return torch.cat(pieces, dim=dim + 1).flatten(dim, dim + 1)
+
+
+def _pieces(tensor: Tensor, part: Part, dim: int) -> tuple[Tensor, ...]:
+    """All parts as [..., groups, size, ...]."""
+    return tensor.unflatten(dim, (part.groups, -1)).split(part.sizes(tensor.shape[dim]), dim=dim + 1)
+
+
+def part_rows(d_out: int, part: Part | None) -> Tensor:
+    """The index of the rows of a [d_out, d_in] weight, or of the features of an output, that a part owns."""
+    return take_part(torch.arange(d_out), part)
 
 
 def read_weight(module: nn.Module) -> Tensor:

@@ -7,11 +7,14 @@ import dataclasses
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from refarch.architecture import ConfiguredTechnique, ModuleSpec, parse_slot
+from refarch.engine.dispatch import Dispatcher
 from refarch.engine.function import Function, SlotShape
 from refarch.engine.gate import GateModule
+from refarch.engine.integrate import Bound
+from refarch.engine.linear import read_weight, take_part
 from refarch.engine.sites import Resolver, Site
 from refarch.errors import PluginError, RefarchError, SlotError, SpecError
 from refarch.plugins.registry import resolve
@@ -74,8 +77,8 @@ def build(
 
 
 def read_shape(spec: ModuleSpec, site: Site) -> SlotShape:
-    """The site's shape as the function sees it: what it reads and what it returns, given the form."""
-    shape = site.shape
+    """The site's shape as the function sees it: what it reads and what it returns, given the form and what is there."""
+    shape = dataclasses.replace(site.shape, weight=lambda: _weight_so_far(site))
     if site.ref.side == "input":
         return dataclasses.replace(shape, d_out=shape.d_in)
     if spec.insertion == "sequential" and spec.input_type == "hidden":
@@ -83,11 +86,29 @@ def read_shape(spec: ModuleSpec, site: Site) -> SlotShape:
     return shape
 
 
+@torch.no_grad()
+def _weight_so_far(site: Site) -> Tensor:
+    """The weight of the map that the adaptations before have made of the layer; the base's own if that map is none."""
+    dispatcher = Dispatcher.of(site.end.module)
+    before = [b for b in dispatcher.bindings if b.enabled and isinstance(b, Bound)] if dispatcher else []
+    if not before or any(binding.merge_reason() for binding in before):
+        return site.shape.weight()
+    weight, bias = read_weight(site.end.module), getattr(site.end.module, "bias", None)
+    for binding in before:
+        weight, bias = binding.merged(weight, bias)
+    return take_part(weight, site.end.part, 0).to(torch.float32, copy=True)
+
+
 def _check(spec: ModuleSpec, site: Site) -> None:
     if site.ref.side == "input" and site.end.part is not None:
         raise SlotError(
             f"{site.address}: the input of a fused projection is shared by its parts and cannot be changed for one",
             "use the output side of the slot",
+        )
+    if spec.projected and not site.projections:
+        raise SlotError(
+            f"{site.address}: the family's table names no projections that make keys and values there",
+            "use a technique that brings keys and values of its own",
         )
     if spec.form == "linear" and site.ref.slot.kind == "norm" and spec.insertion == "parallel":
         raise SlotError(f"{site.address}: nothing linear stands beside a norm", "insert sequentially, or select it")
@@ -131,22 +152,24 @@ def _share(spec: ModuleSpec, site: Site, function: Function, shared: dict[tuple[
 def _place(
     function: Function, gate: GateModule | None, spec: ModuleSpec, dtype: torch.dtype | None, device: torch.device
 ) -> None:
+    wanted = (device, dtype or torch.float32)
     for module in (function, gate):
-        if module is not None:
-            module.to(device=device, dtype=dtype or torch.float32)
-    if spec.frozen:
-        parameters = dict(function.named_parameters())
-        for name in spec.frozen:
+        if module is not None and any((t.device, t.dtype) != wanted for t in (*module.parameters(), *module.buffers())):
+            module.to(*wanted)
+    parameters = dict(function.named_parameters()) if spec.frozen or spec.learning_rate_scale else {}
+    for verb, names in (("freezes", spec.frozen), ("scales the learning rate of", spec.learning_rate_scale)):
+        for name in names:
             if name not in parameters:
-                raise PluginError(f"{spec.function} freezes {name!r}, but has no parameter of that name")
-            parameters[name].requires_grad_(False)
+                raise PluginError(f"{spec.function} {verb} {name!r}, but has no parameter of that name")
+    for name in spec.frozen:
+        parameters[name].requires_grad_(False)
 
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Random numbers from ``seed``, and the caller's generator left as it was."""
     state = torch.get_rng_state()
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # functions are built on the CPU; other devices' generators stay
     try:
         yield
     finally:

@@ -61,7 +61,8 @@ def select(owner: Adaptation, spec: ModuleSpec, sites: list[Site]) -> dict[str, 
     """The base parameters that a selection asks for, by their path in the model. Nothing is changed yet.
 
     Raises:
-        SlotError: a site has none of the named parameters anywhere.
+        SlotError: a site has none of the named parameters anywhere, or a selection of the whole model finds them in the
+            head alone.
     """
     model = owner.model
     _check_parts(spec, sites)
@@ -77,6 +78,13 @@ def select(owner: Adaptation, spec: ModuleSpec, sites: list[Site]) -> dict[str, 
         raise SlotError(
             f"module {spec.name!r} selects {', '.join(spec.parameters)}, but there is no such parameter at {places}",
             "choose other slots, or another technique for this backbone",
+        )
+    head = tuple(f"{place.path}." for place in owner.resolver.head())
+    if sites[0].ref.slot.kind == "model" and all(name.startswith(head) for name in found):
+        raise SlotError(
+            f"module {spec.name!r} selects {', '.join(spec.parameters)}, but in this backbone there is no such"
+            f" parameter; only the head has {', '.join(found)}",
+            "choose another technique for this backbone",
         )
     return found
 

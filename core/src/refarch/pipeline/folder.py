@@ -36,10 +36,11 @@ class RunFolder:
 
     Args:
         path: made if need be.
+        writes: False in all but the first of several processes of a distributed run; these only read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.record = path / "record.json"
@@ -52,6 +53,9 @@ class RunFolder:
         Raises:
             RunError: another process runs in this folder.
         """
+        if not self.writes:
+            yield
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / ".lock", "w", encoding="utf-8") as file:
             try:
@@ -68,6 +72,8 @@ class RunFolder:
         Raises:
             UsageError: the folder belongs to a run of another pipeline.
         """
+        if not self.writes:
+            return
         path = self.path / "pipeline.json"
         if not path.is_file():
             write_text(path, pipeline.to_json())
@@ -91,7 +97,7 @@ class RunFolder:
         for path in self.checkpoints.glob("checkpoint-*"):
             if (path / COMPLETE).is_file():
                 whole.append((int(path.name.rpartition("-")[2]), path))
-            else:
+            elif self.writes:
                 shutil.rmtree(path, ignore_errors=True)
         return max(whole)[1] if whole else None
 
@@ -102,7 +108,7 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Drop the metrics that came after ``step``: they will come again."""
-        if not self.metrics.is_file():
+        if not self.writes or not self.metrics.is_file():
             return
         kept = []
         for line in self.metrics.read_text(encoding="utf-8").splitlines():
@@ -120,7 +126,8 @@ class RunFolder:
 
     def note(self, spent: Mapping[str, float]) -> None:
         """Keep what :meth:`spent` returns."""
-        write_text(self.progress, json.dumps(dict(spent)))
+        if self.writes:
+            write_text(self.progress, json.dumps(dict(spent)))
 
 
 def new_folder(root: Path, pipeline: PipelineSpec) -> Path:

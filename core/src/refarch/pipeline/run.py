@@ -21,8 +21,8 @@ from transformers.trainer_callback import PrinterCallback
 
 from refarch.architecture import PipelineSpec, RunRecord, Seeds, TaskSpec, Times
 from refarch.engine import Adaptation, attach
-from refarch.errors import RefarchError, RunError
-from refarch.files import write_text
+from refarch.errors import RefarchError, RunError, UsageError
+from refarch.files import read_json, write_text
 from refarch.pipeline.folder import RunFolder, new_folder, versions
 from refarch.pipeline.progress import Progress
 from refarch.pipeline.resolve import configured, load_backbone, quiet, resolve_pipeline, seeds
@@ -120,12 +120,16 @@ def run(
         The record and the run's folder.
 
     Raises:
-        UsageError: a name, an option, the data or the folder does not fit.
+        UsageError: a name, an option, the data or the folder does not fit; a distributed run without a folder.
         RunError: training failed; says where the last good state is.
     """
     registry = registry or default_registry()
     resolved = resolve_pipeline(pipeline, registry)
-    files = RunFolder(Path(folder) if folder is not None else new_folder(Path("runs"), resolved))
+    if folder is None and _processes() > 1:
+        raise UsageError("a run of several processes needs a folder that all of them know", "give one with --out")
+    path = Path(folder) if folder is not None else new_folder(Path("runs"), resolved)
+    files = RunFolder(path, writes=int(os.environ.get("RANK", "0")) == 0)
+    progress = progress and files.writes
     with files.held():
         files.claim(resolved)
         done = files.finished()
@@ -161,13 +165,22 @@ def _run(pipeline: PipelineSpec, files: RunFolder, registry: Registry, display: 
     with clock.phase("evaluate"), quiet():
         trainer.callback.split = "test"
         metrics = trainer.evaluate(parts.data.test)  # type: ignore[arg-type]
+    if not files.writes:
+        trainer.accelerator.wait_for_everyone()
+        return RunRecord.parse(read_json(files.record), str(files.record))
     saved = [adaptation.save(files.path / "adaptations" / adaptation.name) for adaptation in parts.adaptations]
     record = _record(parts, files, clock, trainer, metrics, saved, threads)
     write_text(files.record, record.to_json())
+    trainer.accelerator.wait_for_everyone()
     if not pipeline.training.keep_checkpoints:
         shutil.rmtree(files.checkpoints, ignore_errors=True)
     registry.manager.hook.refarch_run_finished(record=record, folder=files.path)
     return record
+
+
+def _processes() -> int:
+    """How many processes a launcher (``accelerate launch``, ``torchrun``) has started for this run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class _RunTrainer(AdaptationTrainer):
@@ -197,13 +210,14 @@ def _trainer(parts: Assembled, files: RunFolder, registry: Registry, display: Pr
     )
     trainer.label_names = names or ["labels"]
     trainer.remove_callback(PrinterCallback)
+    trainer.check_loss(parts.data.train)
     trainer.callback, callback.trainer = callback, trainer
     return trainer
 
 
 def _arguments(parts: Assembled, files: RunFolder) -> TrainingArguments:
     t = parts.pipeline.training
-    batch = t.batch_size * t.gradient_accumulation
+    batch = t.batch_size * t.gradient_accumulation * _processes()
     steps = t.max_steps or math.ceil(len(parts.data.train) / batch * t.epochs)
     evaluate = bool(t.evaluate_every and parts.data.validation is not None and len(parts.data.validation))
     return TrainingArguments(
@@ -234,6 +248,7 @@ def _arguments(parts: Assembled, files: RunFolder) -> TrainingArguments:
         report_to="none",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.accelerator.is_available(),  # without it, several processes on CPU would train apart
     )
 
 

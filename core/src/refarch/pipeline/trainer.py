@@ -17,6 +17,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from refarch.engine import adaptations
 from refarch.engine.checkpoint import read
+from refarch.engine.rates import rescale
 from refarch.errors import RunError
 from refarch.files import write_text
 from refarch.pipeline.folder import COMPLETE, RunFolder
@@ -64,12 +65,38 @@ class AdaptationTrainer(Trainer):
         self.data_seed, self.grouped = data_seed, grouped
         self.order: EpochSampler | None = None
 
+    @torch.no_grad()
+    def check_loss(self, rows: Any) -> None:
+        """Find out whether the model divides its loss by the number of items that it is told.
+
+        Trainer takes that for granted where ``forward`` accepts more arguments. A model that ignores the number would
+        get a loss and gradients too large by the number of accumulated batches and of processes.
+        """
+        if not self.model_accepts_loss_kwargs or not len(rows):
+            return
+        assert isinstance(self.model, nn.Module)
+        training = self.model.training
+        self.model.eval()
+        batch = self._prepare_inputs(self.data_collator([rows[0]]))
+        plain = self.model(**batch).loss
+        told = self.model(**batch, num_items_in_batch=torch.tensor(2**20)).loss
+        self.model_accepts_loss_kwargs = plain is not None and not torch.equal(plain, told)
+        self.model.train(training)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         lengths = [len(row["input_ids"]) for row in rows] if self.grouped else None
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         self.order = EpochSampler(rows, size, self.data_seed, lengths)
         return self.order
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Trainer's optimizer, with the learning rates that the attached techniques ask for."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if fresh:
+            rescale(optimizer, adaptations(self._plain_model()))
+        return optimizer
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro-batch.

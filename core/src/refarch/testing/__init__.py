@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from refarch.testing.backbone import BackboneConformance
     from refarch.testing.case import Case, NotApplicable
     from refarch.testing.checks import CHECKS
-    from refarch.testing.report import Report, Result, run_checks
+    from refarch.testing.report import Report, Result, run_backbone_checks, run_checks, run_task_checks
     from refarch.testing.task import TaskConformance
     from refarch.testing.technique import TechniqueConformance
 
@@ -27,7 +27,9 @@ _NAMES = {
     "NotApplicable": "refarch.testing.case",
     "Report": "refarch.testing.report",
     "Result": "refarch.testing.report",
+    "run_backbone_checks": "refarch.testing.report",
     "run_checks": "refarch.testing.report",
+    "run_task_checks": "refarch.testing.report",
 }
 
 __all__ = [
@@ -39,7 +41,9 @@ __all__ = [
     "Result",
     "TaskConformance",
     "TechniqueConformance",
+    "run_backbone_checks",
     "run_checks",
+    "run_task_checks",
 ]
 
 

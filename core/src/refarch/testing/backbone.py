@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from refarch.architecture import FamilySpec
-from refarch.errors import UsageError
-from refarch.plugins.registry import default_registry
 from refarch.testing.checks.backbone import BACKBONE_CHECKS
 from refarch.testing.checks.table import Backbone
 from refarch.testing.conformance import Conformance
-from refarch.testing.models import Tiny
+from refarch.testing.report import backbone_cases
 
 
 class BackboneConformance(Conformance):
@@ -35,8 +33,5 @@ class BackboneConformance(Conformance):
     @classmethod
     def cases(cls) -> list[Backbone]:
         """The family's tiny model under each auto class."""
-        found = default_registry().backbone(cls.family) if isinstance(cls.family, str) else cls.family
-        if not isinstance(found, FamilySpec):
-            raise UsageError(f"{cls.family!r} is no backbone family", "name a family, not a pretrained model")
-        name = cls.family if isinstance(cls.family, str) else None
-        return [Backbone(Tiny(found, auto_class), name, cls.uncovered) for auto_class in found.tiny.auto_classes]
+        assert cls.family is not None
+        return backbone_cases(cls.family, cls.uncovered)

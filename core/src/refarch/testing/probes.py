@@ -31,7 +31,7 @@ class Bottleneck(Function):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., d_in] -> [..., d_out]"""
-        return self.up(torch.relu(self.down(x)))
+        return self.up(torch.tanh(self.down(x)))  # unlike a rectifier, never off for a whole batch
 
 
 class Factors(Function):

@@ -93,6 +93,17 @@ class Tokens(Function):
         return self.tokens
 
 
+class HiddenTokens(Function):
+    """Free tokens that the layer's own projections make keys and values."""
+
+    def __init__(self, shape: SlotShape, length: int = 3) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(torch.randn(length, shape.d_in) * 0.5)
+
+    def forward(self) -> Tensor:
+        return self.tokens
+
+
 class KeyValues(Function):
     """Free keys and values."""
 
@@ -161,3 +172,21 @@ class OnOutput(Function):
 
     def transform(self, weight: Tensor) -> Tensor:
         return self.turn @ weight
+
+
+class OnBoth(Function):
+    """W -> diag(s) W R, computed as s (W (R x))."""
+
+    def __init__(self, shape: SlotShape) -> None:
+        super().__init__()
+        self.turn = nn.Parameter(torch.eye(shape.d_in) + 0.1 * torch.randn(shape.d_in, shape.d_in))
+        self.factors = nn.Parameter(1 + 0.2 * torch.randn(shape.d_out))
+
+    def on_input(self, x: Tensor) -> Tensor:
+        return x @ self.turn.t()
+
+    def on_output(self, y: Tensor) -> Tensor:
+        return y * self.factors
+
+    def transform(self, weight: Tensor) -> Tensor:
+        return self.factors[:, None] * weight @ self.turn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+from transformers.modeling_utils import AttentionInterface
 
-from refarch.architecture import SLOTS, Layers
+from refarch.architecture import SLOTS, Layers, parse_slot
 from refarch.engine import Resolver, attach, attention
 from refarch.testing import probes
 from refarch.testing.case import Case, Check, NotApplicable, Snapshot, collect, expect_equal, randomise, unchanged
@@ -31,6 +32,7 @@ PROBED = (
     "padding_changes_nothing",
     "gradient_checkpointing_changes_nothing",
     "cached_generation_equals_uncached",
+    "beam_search_equals_uncached",
 )
 """The technique checks that tell something about a family."""
 
@@ -68,7 +70,10 @@ def key_value_is_where_attention_happens(case: Backbone) -> None:
 
 
 def projections_play_their_own_part(case: Backbone) -> None:
-    """A module at the query slot changes only the queries that attention gets; at key and value likewise."""
+    """A module at the query slot changes only the queries that attention gets; at key and value likewise.
+
+    Where a module serves several depths it is the first call that tells, because the later ones read what it changed.
+    """
     resolver = Resolver(case.tiny.model(), case.family)
     for kind in ("attention", "cross_attention"):
         if f"{kind}.key_value" not in resolver.available():
@@ -80,6 +85,7 @@ def projections_play_their_own_part(case: Backbone) -> None:
             where = sites[f"{kind}.key_value"][0].end.module
             outputs(model, batch)
             before = dict(called[where])
+            called.clear()
             stack = sites[f"{kind}.{part}"][0].stack
             layers = Layers(first=1, stacks=(stack.name,) if stack else None)
             slots = [f"{kind}.{part}"]
@@ -95,6 +101,8 @@ def projections_play_their_own_part(case: Backbone) -> None:
 def attention_seam_changes_nothing(case: Backbone) -> None:
     """The engine's attention seam with nothing attached leaves outputs bit for bit; taken away, nothing is left."""
     model = case.tiny.model()
+    if all("attention.key_value" not in stack.slots for stack in case.family.stacks):
+        raise NotApplicable("the table has no attention.key_value; another check says whether it could")
     batch, snapshot = case.tiny.batch(model, (5, 7)), Snapshot(model)
     before = outputs(model, batch)
     attention.install(model)
@@ -104,12 +112,16 @@ def attention_seam_changes_nothing(case: Backbone) -> None:
 
 
 def inputs_take_embeddings(case: Backbone) -> None:
-    """The stack's module gives the same for embedded tokens as for their ids, with the embedding of the table."""
+    """The stack's module gives the same for embedded tokens as for their ids, with the embedding of the table.
+
+    Compared are tokens that are no padding: where positions are counted after padding, padding has none from ids.
+    """
     model = case.tiny.model()
     resolver = Resolver(model, case.family)
     (site,) = resolver.available()["inputs"]
     assert site.entry is not None
-    embedding, batch, called = site.entry.module, case.tiny.batch(model, (5, 7)), []
+    embedding, lengths, called = site.entry.module, (5, 7), []
+    batch = case.tiny.batch(model, lengths)
     before = outputs(model, batch)
 
     def embed(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -121,16 +133,19 @@ def inputs_take_embeddings(case: Backbone) -> None:
     after = outputs(model, batch)
     handle.remove()
     assert called, f"stack {site.address}: the module {site.end.path!r} was not called in a forward pass"
-    expect_equal(
-        after, before, f"given embeddings by {site.entry.path}, {site.end.path or 'the base'} computes otherwise"
-    )
+    for row in range(len(lengths)):
+        expect_equal(
+            case.tiny.real(after, lengths, row),
+            case.tiny.real(before, lengths, row),
+            f"given embeddings by {site.entry.path}, {site.end.path or 'the base'} computes otherwise",
+        )
 
 
 def _probe(spec: Any) -> Callable[[Backbone], None]:
     """A check that runs the technique checks with a probe."""
 
     def check(case: Backbone) -> None:
-        on = Case(spec, case.tiny)
+        on = _reachable(Case(spec, case.tiny))
         assert not on.refusal, f"{spec.summary}: cannot be attached: {on.refusal}"
         for name in PROBED:
             try:
@@ -145,16 +160,41 @@ def _probe(spec: Any) -> Callable[[Backbone], None]:
     return check
 
 
+def _reachable(on: Case) -> Case:
+    """The probe without the slots that the table says cannot be reached, which attaching must refuse with its reason.
+
+    Raises:
+        NotApplicable: no slot is left.
+    """
+    (spec,) = on.spec.modules
+    stacks = on.tiny.family.stacks
+    reasons = {
+        text: next(filter(None, (stack.obstacle(parse_slot(text).slot.name) for stack in stacks)), "")
+        for text in spec.workspace
+    }
+    told = [reason for reason in reasons.values() if reason]
+    if not told:
+        return on
+    assert all(reason in on.refusal for reason in told), (
+        f"{on.spec.summary}: the table says {told[0]!r}, but attaching says {on.refusal!r}"
+    )
+    left = [text for text, reason in reasons.items() if not reason]
+    if not left:
+        raise NotApplicable(on.refusal)
+    return dataclasses.replace(on, options={**on.options, "slots": left})
+
+
 def _spy(model: PreTrainedModel) -> dict[nn.Module, dict[str, Tensor]]:
-    """What every module calls the attention function with in the next forward pass: query, key and value by module."""
+    """By module, the query, key and value of its first call of the attention function in the next forward pass."""
     called: dict[nn.Module, dict[str, Tensor]] = {}
+    own = str(model.config._attn_implementation)
 
     def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        called[module] = {"query": query, "key": key, "value": value}
-        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, *args, **kwargs)
+        called.setdefault(module, {"query": query, "key": key, "value": value})
+        return attention.attention_function(own, module)(module, query, key, value, *args, **kwargs)
 
     AttentionInterface.register(SPY, attend)
-    AttentionMaskInterface.register(SPY, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    AttentionMaskInterface.register(SPY, ALL_MASK_ATTENTION_FUNCTIONS[own])
     model.set_attn_implementation(SPY)
     return called
 

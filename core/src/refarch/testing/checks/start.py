@@ -117,7 +117,8 @@ def unsupported_slot_refused(case: Case) -> None:
     model = case.model()
     resolver = Resolver(model, case.tiny.family)
     snapshot = Snapshot(model)
-    own = [text.removesuffix("?") for text in case.configured.technique.modules[0].workspace]
+    modules = case.configured.technique.modules
+    own = [text.removesuffix("?") for text in modules[0].workspace]
     kinds = {parse_slot(text).slot.kind for text in own}
     there = resolver.available()
     absent = [name for name, slot in SLOTS.items() if slot.per == "layer" and name not in there and slot.kind in kinds]
@@ -125,7 +126,7 @@ def unsupported_slot_refused(case: Case) -> None:
     wrong = [[MISSPELT], *([[absent[0]], [*present, absent[0]]] if absent else [])]
     for slots in wrong:
         try:
-            case.attach(model, slots=slots)
+            case.attach(model, slots=slots if len(modules) == 1 else {modules[0].name: slots})
         except (SlotError, SpecError) as error:
             assert slots[-1] in str(error), f"the error for slots {slots} does not name {slots[-1]!r}: {error}"
         else:

@@ -36,8 +36,8 @@ class Backbone:
 
     @property
     def label(self) -> str:
-        """The auto class."""
-        return self.tiny.auto_class
+        """``bert-AutoModelForMaskedLM``."""
+        return f"{self.family.tiny.model_type}-{self.tiny.auto_class}"
 
     @property
     def family(self) -> FamilySpec:
@@ -80,13 +80,27 @@ def every_entry_exists(case: Backbone) -> None:
         for name, entry in stack.slots.items():
             if parse_entry(entry).optional:
                 continue
-            for index in range(count):
-                if find(resolver.base, stack.layers.format(index), entry) is None:
-                    missing.append(f"{stack.layers.format(index)}: {name} = {entry!r}")
-        if stack.final_norm and find(resolver.base, "", stack.final_norm) is None:
+            for path in resolver.paths[stack.name]:
+                if find(resolver.base, path, entry) is None:
+                    missing.append(f"{path}: {name} = {entry!r}")
+        norm = stack.final_norm
+        if norm and not parse_entry(norm).optional and find(resolver.base, "", norm) is None:
             missing.append(f"final_norm = {stack.final_norm!r}")
     assert not missing, f"not on {type(model).__name__}: {'; '.join(missing[:5])}. Optional entries end with '?'"
     assert "inputs" in there and "embedding" in there, "the slots 'inputs' and 'embedding' do not resolve"
+
+
+def head_is_complete(case: Backbone) -> None:
+    """Every parameter outside of the base model belongs to the head, which a new task trains and saves as a whole."""
+    model = case.tiny.model()
+    if model.base_model is model:
+        raise NotApplicable(f"{type(model).__name__} is its own base model")
+    inside = {id(parameter) for parameter in model.base_model.parameters()}
+    head = tuple(f"{place.path}." for place in Resolver(model, case.family).head())
+    left = [name for name, p in model.named_parameters() if id(p) not in inside and not name.startswith(head)]
+    assert not left, (
+        f"head = {case.family.head!r} leaves {', '.join(left[:5])} of {type(model).__name__} out; join the paths with +"
+    )
 
 
 def widths_agree(case: Backbone) -> None:
@@ -103,8 +117,10 @@ def widths_agree(case: Backbone) -> None:
             if kind in ("inputs", "embedding", "key_value"):
                 continue
             read, written = got
-            whole = site.shape.d_out * (site.end.part.of if site.end.part else 1)
-            assert written == whole, f"{site.address}: {site.end.path} returns width {written}, the table says {whole}"
+            own = site.end.part.width(written) if site.end.part else written
+            assert own == site.shape.d_out, (
+                f"{site.address}: {site.end.path} returns width {own}, the table says {site.shape.d_out}"
+            )
             if kind in ("linear", "norm"):
                 d_in = site.shape.d_in
                 assert read == d_in, f"{site.address}: {site.end.path} reads width {read}, the table says {d_in}"
@@ -134,7 +150,10 @@ def parts_touch_only_their_own(case: Backbone) -> None:
 
 
 def linear_layers_are_named(case: Backbone) -> None:
-    """Every linear layer of a transformer layer is named by a slot; every part of a fused one too."""
+    """Every linear layer of a transformer layer is named by a slot; every part of a fused one too.
+
+    Weights of more than two dimensions (fused experts) are no linear layers; the table says why they are unreachable.
+    """
     model = case.tiny.model()
     resolver = Resolver(model, case.family)
     named: dict[nn.Module, list[Site]] = {}
@@ -143,7 +162,7 @@ def linear_layers_are_named(case: Backbone) -> None:
             named.setdefault(site.end.module, []).append(site)
     left = set()
     for stack in resolver.stacks:
-        layer = submodule(resolver.base, stack.layers.format(0))
+        layer = submodule(resolver.base, resolver.paths[stack.name][0])
         assert layer is not None
         for path, module in layer.named_modules():
             if isinstance(module, (nn.Linear, Conv1D)) and path not in case.uncovered:
@@ -152,7 +171,28 @@ def linear_layers_are_named(case: Backbone) -> None:
                     left.add(f"{stack.name}: {path}")
                 elif sites[0].end.part and len({site.end.part for site in sites}) < sites[0].end.part.of:
                     left.add(f"{stack.name}: a part of {path}")
+            stacked = any(parameter.ndim > 2 for parameter in module.parameters(recurse=False))
+            if stacked and path not in case.uncovered and not stack.unreachable:
+                left.add(f"{stack.name}: the stacked weights of {path} (which need a reason in 'unreachable')")
     assert not left, f"no slot names {', '.join(sorted(left))}; add a slot, or list the path in 'uncovered'"
+
+
+def norms_are_named(case: Backbone) -> None:
+    """Every norm of a transformer layer that has parameters is named by a slot."""
+    model = case.tiny.model()
+    resolver = Resolver(model, case.family)
+    named = {
+        site.end.module for name, sites in resolver.available().items() for site in sites if SLOTS[name].kind == "norm"
+    }
+    left = []
+    for stack in resolver.stacks:
+        layer = submodule(resolver.base, resolver.paths[stack.name][0])
+        assert layer is not None
+        for path, module in layer.named_modules():
+            norm = type(module).__name__.endswith("Norm") and any(True for _ in module.parameters(recurse=False))
+            if norm and module not in named and path not in case.uncovered:
+                left.append(f"{stack.name}: {path}")
+    assert not left, f"no slot names {', '.join(left)}; add a slot, or list the path in 'uncovered'"
 
 
 def _record(model: nn.Module, modules: list[nn.Module]) -> dict[nn.Module, tuple[int, int]]:
@@ -179,13 +219,21 @@ def _first_output(model: Any, site: Site, batch: dict[str, Tensor]) -> Tensor:
     return held[0]
 
 
-def _only(changed: Tensor, rows: slice, what: str) -> None:
+def _only(changed: Tensor, rows: Tensor, what: str) -> None:
     inside = torch.zeros_like(changed)
     inside[rows] = True
     outside = (changed & ~inside).nonzero().flatten().tolist()
-    assert not outside, f"{what} {outside[:5]}, outside of its own {rows.start} to {rows.stop - 1}"
-    assert bool(changed[rows].any()), f"{what}, but none of its own ({rows.start} to {rows.stop - 1})"
+    own = f"{len(rows)} within {int(rows[0])} to {int(rows[-1])}"
+    assert not outside, f"{what} {outside[:5]}, outside of its own {own}"
+    assert bool(changed[rows].any()), f"{what}, but none of its own {own}"
 
 
 ONCE = collect(light_import, model_types_are_known, once=True)
-CHECKS = collect(every_entry_exists, widths_agree, linear_layers_are_named, parts_touch_only_their_own)
+CHECKS = collect(
+    every_entry_exists,
+    head_is_complete,
+    widths_agree,
+    linear_layers_are_named,
+    norms_are_named,
+    parts_touch_only_their_own,
+)

@@ -27,7 +27,7 @@ BERT = FamilySpec(
                 "ffn.down": "output.dense",
                 "ffn.norm": "output.LayerNorm",
             },
-            pooler="pooler",
+            body="encoder",
         ),
     ),
     embedding="embeddings.word_embeddings",
