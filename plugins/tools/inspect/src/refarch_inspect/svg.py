@@ -54,7 +54,7 @@ class Canvas:
         kind = kind if row.module else "missing"
         detail = row.entry if row.module else row.reason
         full = f"{row.slot}: {row.entry or row.reason} {row.module} {row.shape}"
-        radius, inset = (height / 2, 20) if row.kind == "norm" else (6, 11)
+        radius, inset = (height / 2, 20 if width > 200 else 12) if row.kind == "norm" else (6, 11)
         self.add(
             f'<g><title>{escape(full.strip())}</title><rect class="{kind}" x="{self.left + x:g}" y="{y:g}"'
             f' width="{width:g}" height="{height:g}" rx="{radius:g}"/>'
@@ -182,10 +182,9 @@ def _row_of(canvas: Canvas, rows: list[Row], above: int, columns: int) -> None:
     width, height = (INNER - gap * (columns - 1)) / columns, 60 if len(rows) > 2 else 44
     lines = max(above, columns) if above else 0
     for position in range(lines):
+        through = 14 if position < len(rows) or columns == 1 else 14 + height
         middle = LEFT + (INNER + gap) / lines * (position + 0.5) - gap / 2
-        canvas.add(
-            f'<path class="flow" d="M{canvas.left + middle:g} {canvas.y - 14:g}v{14 if position < len(rows) or columns == 1 else 14 + height:g}"/>'
-        )
+        canvas.add(f'<path class="flow" d="M{canvas.left + middle:g} {canvas.y - 14:g}v{through:g}"/>')
     for position, row in enumerate(rows):
         canvas.slot(row, LEFT + position * (width + gap), canvas.y, width, height)
     canvas.y += height + 14
