@@ -55,7 +55,7 @@ class WritesBase(Plain):
     def __init__(self, shape: SlotShape) -> None:
         super().__init__(shape)
         cells = dict(zip(shape.weight.__code__.co_freevars, shape.weight.__closure__ or (), strict=True))
-        self.base = [cells["place"].cell_contents.module.weight]
+        self.base = [cells["site"].cell_contents.end.module.weight]
 
     def forward(self, x: Tensor) -> Tensor:
         self.base[0].data.add_(1e-3)
