@@ -2,7 +2,7 @@
 
 from refarch import ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl
 
-PAPER = Provenance(source="paper", reference="arXiv 2402.09353, section 4.1")
+PAPER = Provenance(source="paper", reference="arXiv 2402.09353")
 
 DORA = TechniqueSpec(
     name="dora",

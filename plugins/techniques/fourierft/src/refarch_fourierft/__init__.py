@@ -2,7 +2,7 @@
 
 from refarch import ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl
 
-PAPER = Provenance(source="paper", reference="arXiv 2405.03003, section 3")
+PAPER = Provenance(source="paper", reference="arXiv 2405.03003")
 
 FOURIERFT = TechniqueSpec(
     name="fourierft",

@@ -2,7 +2,7 @@
 
 from refarch import ModuleSpec, Provenance, TechniqueSpec, hookimpl
 
-PAPER = Provenance(source="paper", reference="arXiv 2205.05638, section 3.3")
+PAPER = Provenance(source="paper", reference="arXiv 2205.05638")
 
 IA3 = TechniqueSpec(
     name="ia3",

@@ -2,7 +2,7 @@
 
 from refarch import ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl
 
-PAPER = Provenance(source="paper", reference="arXiv 2309.14859, section 3.2")
+PAPER = Provenance(source="paper", reference="arXiv 2309.14859")
 
 LOHA = TechniqueSpec(
     name="loha",

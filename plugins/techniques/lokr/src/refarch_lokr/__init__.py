@@ -2,7 +2,7 @@
 
 from refarch import ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl
 
-PAPER = Provenance(source="paper", reference="arXiv 2309.14859, section 3.3")
+PAPER = Provenance(source="paper", reference="arXiv 2309.14859")
 
 LOKR = TechniqueSpec(
     name="lokr",

@@ -4,7 +4,7 @@ from typing import Any
 
 from refarch import ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl
 
-PAPER = Provenance(source="paper", reference="arXiv 2106.09685, section 4.1")
+PAPER = Provenance(source="paper", reference="arXiv 2106.09685")
 
 LOW_RANK = ModuleSpec(
     name="low_rank",

@@ -9,7 +9,7 @@ Parameters  2 l d_kv an attention, once folded, and 2 m d + m + d a feed-forward
 
 from refarch import ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl
 
-PAPER = Provenance(source="paper", reference="arXiv 2110.04366, section 4.6")
+PAPER = Provenance(source="paper", reference="arXiv 2110.04366")
 
 MAM = TechniqueSpec(
     name="mam",

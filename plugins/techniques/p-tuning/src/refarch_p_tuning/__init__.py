@@ -2,7 +2,7 @@
 
 from refarch import ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl
 
-PAPER = Provenance(source="paper", reference="arXiv 2103.10385v1, section 3")
+PAPER = Provenance(source="paper", reference="arXiv 2103.10385v1")
 
 P_TUNING = TechniqueSpec(
     name="p-tuning",

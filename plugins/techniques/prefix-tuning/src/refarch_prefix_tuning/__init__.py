@@ -2,7 +2,7 @@
 
 from refarch import ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl
 
-PAPER = Provenance(source="paper", reference="arXiv 2101.00190, section 4")
+PAPER = Provenance(source="paper", reference="arXiv 2101.00190")
 
 PREFIX_TUNING = TechniqueSpec(
     name="prefix-tuning",

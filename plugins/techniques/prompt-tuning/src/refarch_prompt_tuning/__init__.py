@@ -2,7 +2,7 @@
 
 from refarch import ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl
 
-PAPER = Provenance(source="paper", reference="arXiv 2104.08691, section 2")
+PAPER = Provenance(source="paper", reference="arXiv 2104.08691")
 
 PROMPT_TUNING = TechniqueSpec(
     name="prompt-tuning",

@@ -2,7 +2,7 @@
 
 from refarch import ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl
 
-PAPER = Provenance(source="paper", reference="arXiv 2310.11454, section 3")
+PAPER = Provenance(source="paper", reference="arXiv 2310.11454")
 
 VERA = TechniqueSpec(
     name="vera",
