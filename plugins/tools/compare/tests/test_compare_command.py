@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from refarch.cli.app import main
 from refarch_compare.command import PARTS
+
+from refarch.cli.app import main
 
 
 def test_help_lists_the_commands_and_imports_none(capsys) -> None:
