@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from refarch.architecture import ModuleSpec
+from refarch.engine.cache import find_cache
 from refarch.engine.function import Function
 from refarch.engine.sites import Site, submodule
 from refarch.errors import CompositionError
@@ -115,7 +116,7 @@ class InputsSeam:
             return None
         values = {**dict(zip(self.names, args, strict=False)), **kwargs}
         length = tokens.shape[0]
-        cache = values.get("past_key_values")
+        cache = find_cache(values.values())
         cached = cache is not None and int(cache.get_seq_length()) > 0
         if not cached:
             embedded = values.get("inputs_embeds")
