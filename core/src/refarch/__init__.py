@@ -12,8 +12,11 @@ from refarch._lazy import lazy
 
 if TYPE_CHECKING:
     from refarch.architecture import (
+        SOURCE_OPTIONS,
+        SPLIT_OPTIONS,
         ConfiguredTechnique,
         FamilySpec,
+        Formulation,
         Gate,
         Layers,
         ModelSpec,
@@ -36,8 +39,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ARCHITECTURE = (
+    "SOURCE_OPTIONS",
+    "SPLIT_OPTIONS",
     "ConfiguredTechnique",
     "FamilySpec",
+    "Formulation",
     "Gate",
     "Layers",
     "ModelSpec",
@@ -62,12 +68,15 @@ _NAMES = {
 }
 
 __all__ = [
+    "SOURCE_OPTIONS",
+    "SPLIT_OPTIONS",
     "Adaptation",
     "BlockRotation",
     "CommandSpec",
     "ConfiguredTechnique",
     "Data",
     "FamilySpec",
+    "Formulation",
     "Function",
     "Gate",
     "Layers",

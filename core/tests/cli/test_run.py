@@ -81,7 +81,7 @@ def test_dry_run_resolves_everything(parts: Any) -> None:
     assert data["techniques"] == [
         {"name": "quokka", "options": {"rank": 8, "flavour": "plain"}, "label": None},
     ]
-    assert data["task"] == {"name": "quokka", "options": {"max_length": 16}}
+    assert data["task"] == {"name": "quokka", "options": {"max_length": 16}, "formulation": None}
     assert data["training"]["epochs"] == 5  # the task's own
     assert data["seed"] == 0
 

@@ -1,7 +1,7 @@
 """The reference architecture as typed specs. Nothing here imports torch."""
 
 from refarch.architecture.base import CONTRACT, Spec, explain
-from refarch.architecture.family import FamilySpec, ModelSpec, StackTable, TinyModel, parse_entry
+from refarch.architecture.family import BackboneKind, FamilySpec, ModelSpec, StackTable, TinyModel, parse_entry
 from refarch.architecture.module import Gate, ModuleSpec
 from refarch.architecture.pipeline import (
     BackboneChoice,
@@ -15,7 +15,7 @@ from refarch.architecture.pipeline import (
 )
 from refarch.architecture.properties import MEANING, RULES, Provenance, describe
 from refarch.architecture.slots import ALIASES, SLOTS, Layers, Slot, SlotRef, parse_slot
-from refarch.architecture.task import TaskSpec
+from refarch.architecture.task import SOURCE_OPTIONS, SPLIT_OPTIONS, Formulation, TaskSpec
 from refarch.architecture.technique import ConfiguredTechnique, Option, TechniqueSpec, validate_options
 
 __all__ = [
@@ -24,9 +24,13 @@ __all__ = [
     "MEANING",
     "RULES",
     "SLOTS",
+    "SOURCE_OPTIONS",
+    "SPLIT_OPTIONS",
     "BackboneChoice",
+    "BackboneKind",
     "ConfiguredTechnique",
     "FamilySpec",
+    "Formulation",
     "Gate",
     "Layers",
     "ModelSpec",

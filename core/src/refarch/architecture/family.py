@@ -30,6 +30,8 @@ from refarch.architecture.slots import SLOTS, SUBLAYERS, TABLE_SLOTS, StackName
 from refarch.architecture.technique import PluginName
 from refarch.errors import did_you_mean
 
+BackboneKind = Literal["encoder", "decoder", "encoder-decoder"]
+"""What kind of model a backbone is."""
 _NUMBER = r"(?:[1-9]\d*|[a-z_]\w*)"
 _ENTRY = re.compile(
     rf"^(?P<path>[\w.]+)(\[(?P<index>\d+)/(?P<of>[1-9]\d*|{_NUMBER}(?::{_NUMBER})+)(?: +per +(?P<per>{_NUMBER}))?\])?$"
@@ -243,6 +245,11 @@ class FamilySpec(Spec):
         if strangers:
             raise ValueError(f"family {self.name!r}: kin {strangers} are none of the other model types")
         return self
+
+    @property
+    def kind(self) -> BackboneKind:
+        """What the stacks make it."""
+        return "encoder-decoder" if len(self.stacks) == 2 else self.stacks[0].name
 
     def relatives(self) -> list[FamilySpec]:
         """This family with each of its kin as the tiny model, under the first auto class."""

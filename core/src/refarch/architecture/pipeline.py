@@ -41,6 +41,8 @@ class TaskChoice(Spec):
 
     name: PluginName
     options: dict[str, Any] = {}
+    formulation: PluginName | None = None
+    """How the task is put to the backbone; the first of the task's formulations that suits its kind when left out."""
 
 
 class TrainingSpec(Spec):
@@ -130,6 +132,8 @@ class RunRecord(Spec):
     """The task's metric on the test split."""
     metric: str
     greater_is_better: bool
+    formulation: str = "plain"
+    """How the task was put to the backbone."""
     metrics: dict[str, float]
     """All metrics on the test split."""
     baselines: dict[str, float] = {}

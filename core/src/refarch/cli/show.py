@@ -155,7 +155,10 @@ def _layers(module: ModuleSpec) -> str:
 
 def _task(spec: TaskSpec) -> Iterator[RenderableType]:
     yield f"  metric: {spec.metric} ({'higher' if spec.greater_is_better else 'lower'} is better)"
-    yield f"  model: {spec.auto_class}, {'a new head' if spec.new_head else 'with the head that it has'}"
+    for way in spec.ways():
+        head = "a new head" if way.new_head else "with the head that it has"
+        what = f"{way.name} ({', '.join(way.kinds)})" if spec.formulations else "model"
+        yield f"  {what}: {way.auto_class}, {head}{f'. {way.summary}' if way.summary else ''}"
     if spec.data_licence:
         yield f"  licence of the data: {spec.data_licence}"
     if spec.training:

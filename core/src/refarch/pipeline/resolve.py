@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch.architecture import BackboneChoice, Seeds, TaskSpec
+from refarch.architecture import BackboneChoice, BackboneKind, Seeds
 from refarch.errors import UsageError, did_you_mean
 from refarch.plugins import Registry
 from refarch.plugins.lookup import configured, locate, resolve_pipeline
 
-__all__ = ["configured", "load_backbone", "locate", "quiet", "resolve_pipeline", "seeds"]
+__all__ = ["backbone_kind", "configured", "load_backbone", "locate", "quiet", "resolve_pipeline", "seeds"]
 
 
 def seeds(run: int) -> Seeds:
@@ -26,8 +26,21 @@ def seeds(run: int) -> Seeds:
     return Seeds(run=run, head=head, modules=modules, data=data)
 
 
+def backbone_kind(choice: BackboneChoice, registry: Registry) -> BackboneKind:
+    """Whether a backbone is an encoder, a decoder or both, from its configuration and its family's table.
+
+    Raises:
+        UsageError: neither a model plugin, a folder, nor a hub id that can be reached.
+        UnknownNameError: no installed family serves its model type.
+    """
+    common = {"trust_remote_code": choice.trust_remote_code, "revision": choice.revision or "main"}
+    with quiet(), _explained(choice, registry):
+        config = AutoConfig.from_pretrained(locate(choice, registry), **common)
+    return registry.family_for(str(config.model_type)).kind
+
+
 def load_backbone(
-    choice: BackboneChoice, task: TaskSpec, arguments: dict[str, Any], registry: Registry, seed: int
+    choice: BackboneChoice, auto_class: str, arguments: dict[str, Any], registry: Registry, seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model with the task's head, and tokenizer. A new head's values depend on ``seed`` alone.
 
@@ -36,26 +49,31 @@ def load_backbone(
     """
     source = locate(choice, registry)
     common: dict[str, Any] = {"trust_remote_code": choice.trust_remote_code, "revision": choice.revision or "main"}
-    auto_class = getattr(transformers, task.auto_class)
-    with quiet():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, **common)
-            torch.manual_seed(seed)
-            model = auto_class.from_pretrained(
-                source, dtype=choice.dtype or "auto", **common, **choice.config, **arguments
-            )
-        except (OSError, ValueError) as error:
-            names = [spec.name for spec in registry.models()]
-            raise UsageError(
-                f"the backbone {choice.name!r} cannot be loaded: {str(error).splitlines()[0]}",
-                f"give a local folder, a hub id that can be reached from here, or an installed model;"
-                f" {did_you_mean(choice.name, names)}",
-            ) from error
+    with quiet(), _explained(choice, registry):
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        torch.manual_seed(seed)
+        model = getattr(transformers, auto_class).from_pretrained(
+            source, dtype=choice.dtype or "auto", **common, **choice.config, **arguments
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+@contextlib.contextmanager
+def _explained(choice: BackboneChoice, registry: Registry) -> Iterator[None]:
+    """Say in plain words that a backbone cannot be loaded."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        names = [spec.name for spec in registry.models()]
+        raise UsageError(
+            f"the backbone {choice.name!r} cannot be loaded: {str(error).splitlines()[0]}",
+            f"give a local folder, a hub id that can be reached from here, or an installed model;"
+            f" {did_you_mean(choice.name, names)}",
+        ) from error
 
 
 @contextlib.contextmanager

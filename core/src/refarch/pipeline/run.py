@@ -19,13 +19,13 @@ import torch
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from refarch.architecture import PipelineSpec, RunRecord, Seeds, TaskSpec, Times
+from refarch.architecture import Formulation, PipelineSpec, RunRecord, Seeds, TaskSpec, Times
 from refarch.engine import Adaptation, attach
 from refarch.errors import RefarchError, RunError, UsageError
 from refarch.files import read_json, write_text
 from refarch.pipeline.folder import RunFolder, new_folder, versions
 from refarch.pipeline.progress import Progress
-from refarch.pipeline.resolve import configured, load_backbone, quiet, resolve_pipeline, seeds
+from refarch.pipeline.resolve import backbone_kind, configured, load_backbone, quiet, resolve_pipeline, seeds
 from refarch.pipeline.task import Data, Task
 from refarch.pipeline.trainer import AdaptationTrainer, RunCallback
 from refarch.plugins import Registry, default_registry, resolve
@@ -37,6 +37,7 @@ class Assembled:
 
     pipeline: PipelineSpec
     task_spec: TaskSpec
+    formulation: Formulation
     task: Task
     data: Data
     model: PreTrainedModel
@@ -72,9 +73,13 @@ def assemble(pipeline: PipelineSpec, *, registry: Registry | None = None) -> Ass
     registry = registry or default_registry()
     own_seeds = seeds(pipeline.seed)
     spec = registry.task(pipeline.task.name)
+    formulation = spec.formulation(backbone_kind(pipeline.backbone, registry), pipeline.task.formulation)
     task: Task = resolve(spec.implementation)(**pipeline.task.options)
+    task.formulation = formulation.name
     task.read(own_seeds.data)
-    model, tokenizer = load_backbone(pipeline.backbone, spec, task.model_arguments(), registry, own_seeds.head)
+    model, tokenizer = load_backbone(
+        pipeline.backbone, formulation.auto_class, task.model_arguments(), registry, own_seeds.head
+    )
     total = sum(p.numel() for p in model.parameters())
     if pipeline.training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -88,11 +93,11 @@ def assemble(pipeline: PipelineSpec, *, registry: Registry | None = None) -> Ass
                 technique,
                 name=label,
                 seed=own_seeds.modules,
-                train_head=spec.new_head and first and not _selects_head(technique),
+                train_head=formulation.new_head and first and not _selects_head(technique),
                 registry=registry,
             )
         )
-    return Assembled(pipeline, spec, task, data, model, tokenizer, attached, own_seeds, total)
+    return Assembled(pipeline, spec, formulation, task, data, model, tokenizer, attached, own_seeds, total)
 
 
 def _selects_head(technique: Any) -> bool:
@@ -196,6 +201,9 @@ def _trainer(parts: Assembled, files: RunFolder, registry: Registry, display: Pr
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
         return parts.task.metrics(logits, prediction.label_ids)  # type: ignore[arg-type]
 
+    def score(model: PreTrainedModel, rows: Any, batch_size: int) -> dict[str, float]:
+        return parts.task.scores(model, parts.tokenizer, rows, batch_size)
+
     callback = RunCallback(files, registry, display)
     trainer = _RunTrainer(
         model=parts.model,
@@ -207,6 +215,7 @@ def _trainer(parts: Assembled, files: RunFolder, registry: Registry, display: Pr
         callbacks=[callback],
         data_seed=parts.seeds.data,
         grouped=training.group_by_length,
+        score=score if parts.task.asks_itself else None,
     )
     trainer.label_names = names or ["labels"]
     trainer.remove_callback(PrinterCallback)
@@ -286,6 +295,7 @@ def _record(
         score=values[spec.metric],
         metric=spec.metric,
         greater_is_better=spec.greater_is_better,
+        formulation=parts.formulation.name,
         metrics={k: v for k, v in values.items() if k not in ("runtime", "samples_per_second", "steps_per_second")},
         baselines=parts.task.baselines(),
         seeds=parts.seeds,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Rows(Protocol):
@@ -39,9 +39,12 @@ class Data:
 class Task(abc.ABC):
     """One task with its options decided; the constructor gets them as keyword arguments.
 
-    The pipeline calls, in this order: ``read``, ``model_arguments``, ``encode``, ``collator``, then ``metrics`` after
-    each evaluation, and ``baselines`` once.
+    The pipeline sets ``formulation`` and calls, in this order: ``read``, ``model_arguments``, ``encode``, ``collator``,
+    then ``metrics`` (or ``scores``) at each evaluation, and ``baselines`` once.
     """
+
+    formulation: str = "plain"
+    """The name of the formulation in which the task is put to the backbone."""
 
     @abc.abstractmethod
     def read(self, seed: int) -> None:
@@ -65,7 +68,29 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def metrics(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """All metrics, from the model's predictions (logits) and the labels of a split."""
+        """All metrics, from the model's predictions (logits) and the labels of a split; where the task defines
+        ``scores``, from whatever that hands on.
+        """
+
+    def scores(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Rows, batch_size: int
+    ) -> dict[str, float]:
+        """All metrics of a split, for a task that asks the model in its own way: that generates, compares the
+        likelihoods of choices, or puts the windows of one document together. Not called unless a task defines it; its
+        building blocks are in :mod:`refarch.pipeline.evaluation`.
+
+        Args:
+            model: in evaluation mode, on its device, without gradients.
+            tokenizer: the one that ``encode`` got.
+            rows: one of the splits that ``encode`` gave.
+            batch_size: examples at a time.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no scores()")
+
+    @property
+    def asks_itself(self) -> bool:
+        """Whether the task defines :meth:`scores`."""
+        return type(self).scores is not Task.scores
 
     def baselines(self) -> dict[str, float]:
         """The score's metric on the test split for trivial answers, by name."""

@@ -5,7 +5,7 @@ repeats, a stop at a loss that is not finite, metrics on file and progress on sc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +51,22 @@ class EpochSampler(Sampler[int]):
             yield from get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
 
 
+Score = Callable[[PreTrainedModel, Any, int], dict[str, float]]
+
+
 class AdaptationTrainer(Trainer):
     """Trains what is attached to a model.
 
     Args:
         data_seed: decides the order of the training data.
         grouped: whether batches hold examples of like length.
+        score: of a task that asks the model in its own way: all metrics from the model, a split and a batch size.
         kwargs: Trainer's own.
     """
 
-    def __init__(self, *, data_seed: int, grouped: bool, **kwargs: Any) -> None:
+    def __init__(self, *, data_seed: int, grouped: bool, score: Score | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.data_seed, self.grouped = data_seed, grouped
+        self.data_seed, self.grouped, self.score = data_seed, grouped, score
         self.order: EpochSampler | None = None
 
     @torch.no_grad()
@@ -113,6 +117,26 @@ class AdaptationTrainer(Trainer):
                 "lower training.learning_rate, raise training.warmup, or train in float32",
             )
         return loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Metrics of a split, by Trainer's own loop over logits or in the task's own way."""
+        if self.score is None:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        model = self._plain_model()
+        training = model.training
+        model.to(self.args.device).eval()  # type: ignore[arg-type]
+        try:
+            with torch.no_grad(), self.compute_loss_context_manager():
+                values = self.score(model, rows, self.args.per_device_eval_batch_size)
+        finally:
+            model.train(training)
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in values.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not self.args.should_save:

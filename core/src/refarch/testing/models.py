@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from refarch.architecture import FamilySpec
+from refarch.architecture.family import BackboneKind
 from refarch.plugins.registry import Registry, default_registry
 
-Kind = Literal["encoder", "decoder", "encoder-decoder"]
 Batch = dict[str, Tensor]
 PAD = 0
 FIRST_TOKEN = 3
@@ -40,9 +40,9 @@ class Tiny(NamedTuple):
         return f"{self.family.name}-{self.auto_class}"
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> BackboneKind:
         """What the family's stacks make it."""
-        return "encoder-decoder" if len(self.family.stacks) == 2 else self.family.stacks[0].name
+        return self.family.kind
 
     def model(self) -> PreTrainedModel:
         """A fresh copy in evaluation mode; equal at every call."""

@@ -13,7 +13,7 @@ from refarch.testing.case import Case, Check, NotApplicable
 from refarch.testing.checks import CHECKS
 from refarch.testing.checks.backbone import BACKBONE_CHECKS
 from refarch.testing.checks.table import Backbone
-from refarch.testing.checks.task import TASK_CHECKS, TaskCase
+from refarch.testing.checks.task import TASK_CHECKS, TaskCase, task_cases
 from refarch.testing.models import Tiny, all_tiny
 
 Outcome = Literal["passed", "failed", "error", "skipped", "exempt"]
@@ -150,8 +150,8 @@ def run_task_checks(
 ) -> Report:
     """Run every check of a task; arguments as of :func:`run_checks`."""
     name = task if isinstance(task, str) else task.name
-    case = TaskCase(task, lambda: dict(options or {}))
-    results = _results(TASK_CHECKS, [case], _plainly, exempt, progress)
+    cases = task_cases(task, lambda: dict(options or {}))
+    results = _results(TASK_CHECKS, cases, _plainly, exempt, progress)
     return Report(kind="task", name=name, options=dict(options or {}), results=results)
 
 
@@ -198,7 +198,7 @@ def _result(check: Check[Any], case: Any, how: Callable[[Check[Any], Any], None]
     return Result(
         check=check.name,
         summary=check.summary,
-        model="" if check.once or isinstance(case, TaskCase) else case.label,
+        model="" if check.once or (isinstance(case, TaskCase) and case.label == case.spec.name) else case.label,
         outcome=outcome,
         message=message,
         seconds=round(time.perf_counter() - started, 3),

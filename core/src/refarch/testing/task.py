@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from refarch.architecture import TaskSpec
-from refarch.testing.checks.task import TASK_CHECKS, TaskCase
+from refarch.testing.checks.task import TASK_CHECKS, TaskCase, task_cases
 from refarch.testing.conformance import Conformance
 
 
@@ -42,11 +42,11 @@ class TaskConformance(Conformance):
 
     @classmethod
     def cases(cls) -> list[TaskCase]:
-        """The one task. Its data are read when the first test needs them."""
+        """The task in each of its formulations. Its data are read when the first test needs them."""
         assert cls.task is not None
         folder = tempfile.TemporaryDirectory(prefix="refarch-task-")
 
         def prepare() -> dict[str, Any]:
             return cls.prepare(Path(folder.name))
 
-        return [TaskCase(cls.task, prepare)]
+        return task_cases(cls.task, prepare)

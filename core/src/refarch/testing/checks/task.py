@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch.architecture import TaskSpec
+from refarch.architecture import Formulation, TaskSpec
 from refarch.pipeline.task import Data, Rows, Task
 from refarch.plugins.registry import default_registry, resolve
 from refarch.testing.case import Check, NotApplicable, collect
 from refarch.testing.light import expect_light
-from refarch.testing.models import all_tiny
+from refarch.testing.models import Tiny, all_tiny
 from refarch.testing.tokenizer import tiny_tokenizer
 
 SEED = 3
 ROWS = 64
 """How many rows of a split are looked at."""
+MODELS = 4
+"""How many families' tiny models of each kind of backbone are tried."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,42 @@ class TaskCase:
     Attributes:
         task: an installed task's name, or a spec.
         prepare: gives the options; may write the files that they name.
+        way: the name of one of the task's formulations; its first when left out.
     """
 
     task: str | TaskSpec
     prepare: Callable[[], dict[str, Any]]
+    way: str = ""
 
     @property
     def label(self) -> str:
-        """The task's name."""
-        return self.spec.name
+        """The task's name, and the formulation's where there are several."""
+        return f"{self.spec.name}-{self.formulation.name}" if len(self.spec.ways()) > 1 else self.spec.name
+
+    @functools.cached_property
+    def formulation(self) -> Formulation:
+        """How the task is put to a backbone."""
+        return next(way for way in self.spec.ways() if self.way in ("", way.name))
+
+    @functools.cached_property
+    def fitting(self) -> list[Tiny]:
+        """The tiny models that the formulation suits, of each kind of backbone those of the first families."""
+        suiting = [
+            tiny
+            for tiny in all_tiny()
+            if tiny.auto_class == self.formulation.auto_class and tiny.kind in self.formulation.kinds
+        ]
+        by_kind: dict[str, list[Tiny]] = {}
+        for tiny in suiting:
+            by_kind.setdefault(tiny.kind, []).append(tiny)
+        return [tiny for tinies in by_kind.values() for tiny in tinies[:MODELS]]
+
+    def model(self, tiny: Tiny, **arguments: Any) -> PreTrainedModel:
+        """The tiny model with the tokenizer's vocabulary, the same at every call."""
+        tokens = {"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return tiny.build(tiny.config(**tokens, **arguments))
 
     @functools.cached_property
     def spec(self) -> TaskSpec:
@@ -61,6 +90,7 @@ class TaskCase:
         """The task, read and encoded afresh."""
         task = resolve(self.spec.implementation)(**self.options)
         assert isinstance(task, Task), f"{self.spec.implementation} is no refarch.Task"
+        task.formulation = self.formulation.name
         task.read(seed)
         return task, task.encode(self.tokenizer)
 
@@ -76,6 +106,12 @@ class TaskCase:
         if all("labels" in row and np.ndim(row["labels"]) == 0 for row in chosen):
             return np.asarray([row["labels"] for row in chosen])
         return np.asarray(task.collator(self.tokenizer)(chosen[:ROWS])["labels"])
+
+
+def task_cases(task: str | TaskSpec, prepare: Callable[[], dict[str, Any]]) -> list[TaskCase]:
+    """A task in each of its formulations; the options are prepared once."""
+    prepare = functools.cache(prepare)
+    return [TaskCase(task, prepare, way.name) for way in TaskCase(task, prepare).spec.ways()]
 
 
 def light_import(case: TaskCase) -> None:
@@ -170,23 +206,36 @@ def collator_gives_tensors(case: TaskCase) -> None:
 def model_learns_from_batches(case: TaskCase) -> None:
     """A tiny model of the task's auto class takes a batch and gives a finite loss with gradients."""
     task, data = case.loaded
-    fitting = [tiny for tiny in all_tiny() if tiny.auto_class == case.spec.auto_class]
-    if not fitting:
-        raise NotApplicable(f"no installed family has a tiny {case.spec.auto_class}")
+    if not case.fitting:
+        raise NotApplicable(f"no installed family has a tiny {case.formulation.auto_class}")
     batch = task.collator(case.tokenizer)(_some(data.train, 5))
-    for tiny in fitting:
-        changes = {"vocab_size": len(case.tokenizer), "pad_token_id": case.tokenizer.pad_token_id}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = tiny.build(tiny.config(**changes, **task.model_arguments()))
+    for tiny in case.fitting:
+        model = case.model(tiny, **task.model_arguments())
         loss = model(**{name: value for name, value in batch.items() if name != "token_type_ids"}).loss
         assert loss is not None and bool(torch.isfinite(loss)), f"{tiny.label}: the loss of a batch is {loss}"
         loss.backward()
 
 
+@torch.no_grad()
+def scores_are_finite(case: TaskCase) -> None:
+    """A task that asks the model in its own way gets finite metrics, the score's among them, from tiny models."""
+    task, data = case.loaded
+    if not task.asks_itself:
+        raise NotApplicable("the pipeline collects the logits and the task measures them")
+    if not case.fitting:
+        raise NotApplicable(f"no installed family has a tiny {case.formulation.auto_class}")
+    for tiny in [next(t for t in case.fitting if t.kind == kind) for kind in {t.kind for t in case.fitting}]:
+        found = task.scores(case.model(tiny, **task.model_arguments()).eval(), case.tokenizer, data.test, 8)
+        bad = [name for name, value in found.items() if not (isinstance(value, float) and np.isfinite(value))]
+        assert not bad, f"{tiny.label}: {', '.join(bad)} is no finite float"
+        assert case.spec.metric in found, f"scores() gives {', '.join(found)}, but the metric is {case.spec.metric!r}"
+
+
 def perfect_predictions_are_perfect(case: TaskCase) -> None:
     """The score's metric is best for perfect predictions, worse for wrong ones, and all metrics are finite."""
     task, data = case.loaded
+    if task.asks_itself:
+        raise NotApplicable("the task asks the model in its own way; its metrics are tested with the plugin")
     labels, spec = case.labels(data.test), case.spec
     right, wrong = task.metrics(_predict(labels, 0), labels), task.metrics(_predict(labels, 1), labels)
     assert spec.metric in right, f"metrics() gives {', '.join(right)}, but the spec's metric is {spec.metric!r}"
@@ -205,10 +254,13 @@ def baselines_in_range(case: TaskCase) -> None:
     baselines = task.baselines()
     if not baselines:
         raise NotApplicable("the task gives no baselines")
+    for name, value in baselines.items():
+        assert isinstance(value, float) and np.isfinite(value), f"baseline {name!r} is {value!r}, no finite float"
+    if task.asks_itself:
+        return
     labels, sign = case.labels(data.test), 1 if case.spec.greater_is_better else -1
     best = task.metrics(_predict(labels, 0), labels)[case.spec.metric]
     for name, value in baselines.items():
-        assert isinstance(value, float) and np.isfinite(value), f"baseline {name!r} is {value!r}, no finite float"
         assert sign * value <= sign * best, f"baseline {name!r} is {value}, better than perfect predictions ({best})"
 
 
@@ -237,6 +289,7 @@ TASK_CHECKS: dict[str, Check[TaskCase]] = collect(
     labels_in_range,
     collator_gives_tensors,
     model_learns_from_batches,
+    scores_are_finite,
     perfect_predictions_are_perfect,
     baselines_in_range,
 )

@@ -16,10 +16,10 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from refarch import Data, Option, Task
 from refarch.architecture import validate_options
 from refarch.errors import DataError, RunError
+from refarch.pipeline.splits import make_splits
 from refarch_text_classification import OPTIONS
 from refarch_text_classification.examples import Corpus, Examples, label_names, numbered
 from refarch_text_classification.source import read_corpus
-from refarch_text_classification.splits import limit, split
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,6 @@ class TextClassification(Task):
         Args:
             seed: used where the option ``split_seed`` is not set.
         """
-        chosen = self.options["split_seed"]
-        decided = seed if chosen is None else chosen
         corpus = self.corpus()
         names = list(corpus.names) if corpus.names is not None else label_names(corpus.train)
         if len(names) < 2:
@@ -83,7 +81,7 @@ class TextClassification(Task):
         for part in (corpus.train, corpus.validation, corpus.test):
             if part is not None:
                 numbered(part, names)  # before the limits, which could hide a row with an unknown label
-        self._splits = self._limited(self._parted(corpus, names, decided), decided)
+        self._splits = self._parted(corpus, names, seed)
 
     @property
     def splits(self) -> Splits:
@@ -151,29 +149,18 @@ class TextClassification(Task):
 
     def _parted(self, corpus: Corpus, names: Sequence[str], seed: int) -> Splits:
         train = corpus.train
-        sizes = [
-            self.options["test_size"] if corpus.test is None else 0.0,
-            self.options["validation_size"] if corpus.validation is None else 0.0,
-        ]
-        if not any(sizes):
-            assert corpus.test is not None
-            return Splits(train, corpus.validation, corpus.test, names)
-        groups = [self.group(text) for text in train.texts]
-        rest, for_test, for_validation = (train.select(part) for part in split(train.labels, groups, sizes, seed))
-        test = corpus.test or for_test
-        if not len(test):
-            raise DataError(
-                f"{train.source}: {len(train)} rows are too few to make a test split of {sizes[0]:g}",
-                "set test, raise test_size, or add rows (identical texts stay in one split)",
-            )
-        return Splits(rest, corpus.validation or (for_validation if len(for_validation) else None), test, names)
-
-    def _limited(self, splits: Splits, seed: int) -> Splits:
-        def cut(part: Examples, count: int | None) -> Examples:
-            return part if count is None else part.select(limit(part.labels, count, seed))
-
-        train, test = cut(splits.train, self.options["train_limit"]), cut(splits.test, self.options["test_limit"])
-        return Splits(train, splits.validation, test, splits.names)
+        parts = make_splits(
+            self.options,
+            seed,
+            train.labels,
+            [self.group(text) for text in train.texts],
+            test_labels=None if corpus.test is None else corpus.test.labels,
+            has_validation=corpus.validation is not None,
+            where=train.source,
+        )
+        made = None if parts.validation is None else train.select(parts.validation)
+        test = (corpus.test or train).select(parts.test)
+        return Splits(train.select(parts.train), corpus.validation or made, test, names)
 
     def _encode(self, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
         longest = min(self.options["max_length"], tokenizer.model_max_length)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from refarch.errors import DataError
 
 
 def split(labels: Sequence[str], groups: Sequence[Hashable], sizes: Sequence[float], seed: int) -> list[list[int]]:
@@ -67,3 +71,71 @@ def limit(labels: Sequence[str], count: int, seed: int) -> list[int]:
         order = random.permutation(len(by_label[label]))
         ranked += [(place / len(order), label, by_label[label][i]) for place, i in enumerate(order)]
     return sorted(index for _, _, index in sorted(ranked)[:count])
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which rows make which split.
+
+    Attributes:
+        train: indices of train rows.
+        validation: of train rows, where a split was made of them; None where there is one already, or none is wanted.
+        test: of test rows where the source has them, otherwise of train rows.
+    """
+
+    train: list[int]
+    validation: list[int] | None
+    test: list[int]
+
+
+def make_splits(
+    options: Mapping[str, Any],
+    seed: int,
+    labels: Sequence[str],
+    groups: Sequence[Hashable],
+    *,
+    test_labels: Sequence[str] | None,
+    has_validation: bool,
+    where: str,
+) -> Parts:
+    """Make the splits that a source lacks out of its train rows, and limit them, as :data:`refarch.SPLIT_OPTIONS` say.
+
+    Args:
+        options: values of those options; ``split_seed`` wins over ``seed``.
+        seed: the run's data seed.
+        labels: of each train row, to keep in proportion; equal ones where the task has none.
+        groups: of each train row; those of a group stay together.
+        test_labels: of each test row; None where the source has no test split.
+        has_validation: whether the source has that split.
+        where: the source, for the message.
+
+    Raises:
+        DataError: there are too few rows for a test split.
+    """
+    decided = seed if options["split_seed"] is None else options["split_seed"]
+    sizes = [
+        0.0 if test_labels is not None else options["test_size"],
+        0.0 if has_validation else options["validation_size"],
+    ]
+    train, test, validation = list(range(len(labels))), [], []
+    if any(sizes):
+        train, test, validation = split(labels, groups, sizes, decided)
+    if test_labels is not None:
+        test = list(range(len(test_labels)))
+    if not test:
+        raise DataError(
+            f"{where}: {len(labels)} rows are too few to make a test split of {sizes[0]:g}",
+            "set test, raise test_size, or add rows (identical texts stay in one split)",
+        )
+    own = labels if test_labels is None else test_labels
+    return Parts(
+        _limited(train, labels, options["train_limit"], decided),
+        validation or None,
+        _limited(test, own, options["test_limit"], decided),
+    )
+
+
+def _limited(rows: list[int], labels: Sequence[str], count: int | None, seed: int) -> list[int]:
+    if count is None:
+        return rows
+    return [rows[index] for index in limit([labels[row] for row in rows], count, seed)]

@@ -1,0 +1,186 @@
+"""Ways of asking a model, for tasks that define :meth:`refarch.Task.scores`: outputs of every row, mean loss, generated
+text, log-likelihoods of continuations.
+
+All of them batch rows of like length together and give their results in the rows' own order. The model is used as it
+is: in evaluation mode and without gradients, which the pipeline sees to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from refarch.pipeline.task import Rows
+
+Collator = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
+
+
+def batches(
+    rows: Rows, collator: Collator, batch_size: int, device: torch.device
+) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    """All rows in batches of like length, the longest first: their indices and the collated tensors on ``device``."""
+    lengths = [len(rows[index]["input_ids"]) for index in range(len(rows))]
+    order = sorted(range(len(rows)), key=lambda index: -lengths[index])
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = collator([rows[index] for index in chosen])
+        yield chosen, {name: v.to(device) if isinstance(v, Tensor) else v for name, v in batch.items()}
+
+
+def collect(
+    model: PreTrainedModel, rows: Rows, collator: Collator, batch_size: int, names: Sequence[str]
+) -> dict[str, list[Tensor]]:
+    """The model's outputs for every row, on the CPU and in float32.
+
+    Args:
+        model: any.
+        rows: encoded examples.
+        collator: makes batches; labels in them are left out.
+        batch_size: rows at a time.
+        names: of the outputs: ``logits``, ``start_logits`` ...
+
+    Returns:
+        By name, one tensor a row without the batch axis; where it has a token axis, padded as its batch was.
+    """
+    found: dict[str, list[Tensor]] = {name: [torch.empty(0)] * len(rows) for name in names}
+    for chosen, batch in batches(rows, collator, batch_size, model.device):
+        inputs = {key: v for key, v in batch.items() if key not in ("labels", "start_positions", "end_positions")}
+        output = model(**inputs)
+        for name in names:
+            for row, value in zip(chosen, output[name].float().cpu(), strict=True):
+                found[name][row] = value
+    return found
+
+
+def mean_loss(model: PreTrainedModel, rows: Rows, collator: Collator, batch_size: int) -> float:
+    """The model's own loss, averaged over the tokens that have a label (or the rows, where labels are of rows).
+
+    A decoder predicts a token from those before it, so a label at the first position is none.
+    """
+    total, count = 0.0, 0
+    for chosen, batch in batches(rows, collator, batch_size, model.device):
+        labels = batch["labels"]
+        weight = len(chosen)
+        if labels.ndim > 1:
+            counted = labels if model.config.is_encoder_decoder or not _shifts(model) else labels[:, 1:]
+            weight = int((counted != -100).sum())
+        if weight:
+            total, count = total + float(model(**batch).loss) * weight, count + weight
+    return total / count if count else float("nan")
+
+
+def _shifts(model: PreTrainedModel) -> bool:
+    """Whether the model's loss predicts the next token."""
+    return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    batch_size: int,
+    **settings: Any,
+) -> list[str]:
+    """What a decoder or an encoder-decoder writes, greedily unless ``settings`` say otherwise.
+
+    Args:
+        model: with a language modelling head.
+        tokenizer: decodes; its pad token fills batches, on the left for a decoder.
+        prompts: token ids; for an encoder-decoder the encoder's input.
+        batch_size: prompts at a time.
+        settings: of transformers' ``GenerationConfig``: ``max_new_tokens``, ``num_beams`` ...
+
+    Returns:
+        The new text of each prompt, without special tokens.
+    """
+    texts = [""] * len(prompts)
+    decoder = not model.config.is_encoder_decoder
+    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
+    config = GenerationConfig(
+        **{
+            "do_sample": False,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id if ends is None else ends,
+            "bos_token_id": tokenizer.bos_token_id,
+            "decoder_start_token_id": getattr(model.config, "decoder_start_token_id", None),
+            **settings,
+        }
+    )
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        ids, mask = padded([prompts[i] for i in chosen], int(tokenizer.pad_token_id or 0), left=decoder)
+        written: Tensor = model.generate(  # type: ignore[operator]
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+        )
+        new = written[:, ids.shape[1] :] if decoder else written
+        for row, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+            texts[row] = text.strip()
+    return texts
+
+
+class Likelihood(NamedTuple):
+    """How likely a continuation is."""
+
+    total: float
+    """The sum of its tokens' log-probabilities, in nats."""
+    tokens: int
+
+
+def log_likelihoods(
+    model: PreTrainedModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int, pad: int
+) -> list[Likelihood]:
+    """Log p(continuation | context) by a decoder or an encoder-decoder.
+
+    Args:
+        model: with a language modelling head.
+        pairs: token ids of context and continuation; for a decoder, a context of one token at least. Both are used
+            whole: cutting is the caller's.
+        batch_size: pairs at a time.
+        pad: the pad token.
+
+    Raises:
+        ValueError: an empty continuation, or for a decoder an empty context.
+    """
+    decoder = not model.config.is_encoder_decoder
+    for context, continuation in pairs:
+        if not len(continuation) or (decoder and not len(context)):
+            raise ValueError("a likelihood needs a continuation of one token at least, and a decoder a context")
+    found = [Likelihood(0.0, 0)] * len(pairs)
+    order = sorted(range(len(pairs)), key=lambda index: -len(pairs[index][0]) - len(pairs[index][1]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        if decoder:
+            ids, mask = padded([[*pairs[i][0], *pairs[i][1]] for i in chosen], pad, left=False)
+            labels, _ = padded([[-100] * len(pairs[i][0]) + list(pairs[i][1]) for i in chosen], -100, left=False)
+            logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, :-1]
+            labels = labels[:, 1:].to(model.device)  # b t
+        else:
+            ids, mask = padded([list(pairs[i][0]) for i in chosen], pad, left=False)
+            labels, _ = padded([list(pairs[i][1]) for i in chosen], -100, left=False)
+            labels = labels.to(model.device)
+            logits = model(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), labels=labels
+            ).logits  # b t v
+        counted = labels != -100
+        own = logits.float().log_softmax(dim=-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # b t
+        sums = (own * counted).sum(dim=-1).tolist()
+        for row, total, tokens in zip(chosen, sums, counted.sum(dim=-1).tolist(), strict=True):
+            found[row] = Likelihood(float(total), int(tokens))
+    return found
+
+
+def padded(sequences: Sequence[Sequence[int]], pad: int, left: bool) -> tuple[Tensor, Tensor]:
+    """Sequences of token ids as one tensor and its mask, both [b, t]."""
+    longest = max(map(len, sequences))
+    ids = torch.full((len(sequences), longest), pad)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        where = slice(longest - len(sequence), None) if left else slice(0, len(sequence))
+        ids[row, where] = torch.tensor(list(sequence), dtype=ids.dtype)
+        mask[row, where] = 1
+    return ids, mask

@@ -1,0 +1,165 @@
+"""Read what a task's source options name: files and URLs, or a data set of the ``datasets`` library.
+
+Every split comes as a :class:`~refarch.pipeline.files.Table`, which knows the line of each row for error messages. The
+options are :data:`refarch.SOURCE_OPTIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from refarch.errors import DataError, UsageError, did_you_mean
+from refarch.pipeline.files import Table, read_rows
+
+SPLITS = ("train", "validation", "test")
+Reader = Callable[[str], Table]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the options name.
+
+    Attributes:
+        tables: by split; ``train`` is always there, ``validation`` and ``test`` where the source has them.
+        features: of a data set, its columns' declared features (a ``ClassLabel`` has ``names``).
+    """
+
+    tables: Mapping[str, Table]
+    features: Mapping[str, Any] = field(default_factory=dict)
+
+    def label_names(self, column: str) -> list[str] | None:
+        """The names that the source declares for a column of class labels, in the order of their numbers."""
+        names = getattr(self.features.get(column), "names", None)
+        return None if names is None else list(names)
+
+
+def read_source(options: Mapping[str, Any], task: str, readers: Mapping[str, Reader] | None = None) -> Source:
+    """Read all splits that the options name.
+
+    Args:
+        options: values of :data:`refarch.SOURCE_OPTIONS`.
+        task: the task's name, for messages.
+        readers: for suffixes (``.json``, ``.conll``) that need a reader of the task's own.
+
+    Raises:
+        UsageError: neither ``train`` nor ``dataset`` is set, or both a data set's option and files are.
+        DataError: a file or data set is missing or malformed; names the file and the line.
+    """
+    if options["dataset"] is not None:
+        return _from_datasets(options)
+    if options["train"] is None:
+        raise UsageError(
+            f"task {task!r} has no data",
+            "set train to a file (.csv, .tsv, .jsonl, .parquet), or dataset to a name for datasets.load_dataset",
+        )
+    if options["config"] is not None:
+        raise UsageError("config belongs to a dataset, but the data are files", "set dataset, or leave config out")
+    return Source({name: _read(options[name], readers or {}) for name in SPLITS if options[name] is not None})
+
+
+def _read(path: str, readers: Mapping[str, Reader]) -> Table:
+    reader = readers.get(PurePosixPath(path).suffix.lower())
+    return reader(path) if reader else read_rows(path)
+
+
+def _from_datasets(options: Mapping[str, Any]) -> Source:
+    loaded = load_dataset(options["dataset"], options["config"])
+    tables: dict[str, Table] = {}
+    features: Mapping[str, Any] = {}
+    for part in SPLITS:
+        split = _split_name(options[part], part, loaded, options["dataset"])
+        if split is None:
+            continue
+        data = loaded[split]
+        columns = {name: data[name][:] for name in data.column_names}
+        tables[part] = Table(f"{options['dataset']}[{split}]", columns, range(1, len(data) + 1), unit="row")
+        if not len(data):
+            raise DataError(f"{tables[part].path} has no rows", "name another split")
+        if part == "train":
+            features = dict(data.features)
+    return Source(tables, features)
+
+
+def _split_name(wanted: str | None, part: str, loaded: Mapping[str, Any], source: str) -> str | None:
+    if wanted is None:
+        if part in loaded:
+            return part
+        if part != "train":
+            return None
+        wanted = part
+    if wanted not in loaded:
+        raise DataError(f"dataset {source!r} has no split {wanted!r}", did_you_mean(wanted, loaded))
+    return wanted
+
+
+def load_dataset(name: str, config: str | None) -> Mapping[str, Any]:
+    """The splits of a data set by name: from the hub, a folder of files, or a folder that ``save_to_disk`` wrote.
+
+    Raises:
+        DataError: it cannot be loaded, or the ``datasets`` library is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"dataset {name!r} needs the datasets library: {error}", "pip install datasets") from None
+    folder = Path(name).expanduser()
+    saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
+    try:
+        if saved:
+            loaded = datasets.load_from_disk(str(folder))
+        else:
+            loaded = datasets.load_dataset(str(folder) if folder.exists() else name, config)
+    except Exception as error:  # the library raises what its readers, the network and the hub raise
+        raise DataError(
+            f"dataset {name!r} cannot be loaded: {type(error).__name__}: {error}",
+            "check the name and config; give a local copy's folder with dataset=FOLDER, or files: train=... test=...",
+        ) from error
+    return loaded if isinstance(loaded, Mapping) else {"train": loaded}
+
+
+def require_unique(table: Table, column: str) -> None:
+    """Refuse a table in which two rows have one identifier.
+
+    Raises:
+        DataError: with the places of both.
+    """
+    first: dict[Any, int] = {}
+    for index, value in enumerate(table.column(column)):
+        if value in first:
+            raise DataError(
+                f"{table.where(index)}: {column} {value!r} stands already at {table.where(first[value])}",
+                "give each row an identifier of its own, or remove the duplicate",
+            )
+        first[value] = index
+
+
+def text_of(table: Table, index: int, column: str, blank: bool = False) -> str:
+    """The text of a row's column.
+
+    Args:
+        table: the rows.
+        index: of the row.
+        column: must be in the table.
+        blank: whether it may be empty.
+
+    Raises:
+        DataError: it is missing, or is no text; with the line.
+    """
+    value = table.column(column)[index]
+    if value is None or (isinstance(value, str) and not value.strip() and not blank):
+        raise DataError(f"{table.where(index)}: no text in column {column!r}", "fill it in or remove the row")
+    if not isinstance(value, str):
+        raise DataError(
+            f"{table.where(index)}: column {column!r} should hold text, but has {shown(value)}",
+            "choose another column",
+        )
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value for a message, cut short."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
