@@ -8,6 +8,10 @@ from typing import NoReturn
 import click
 
 PARTS = {
+    "evidence": (
+        "refarch_compare.evidence.command:command",
+        "What runs left and what was imported, as a table to query.",
+    ),
     "structure": ("refarch_compare.structure.command:command", "The typology side by side, distances, and a map."),
 }
 """Each command's import path and its line in ``--help`` (so that help imports none of them)."""
@@ -21,6 +25,7 @@ one costs before training, `refarch advise` chooses among them.
 Examples:
   refarch compare structure lora ia3 prefix-tuning
   refarch compare structure adapter:houlsby adapter:pfeiffer --json
+  refarch compare evidence runs/ --where "technique = 'lora'" --sort "score desc"
 """
 
 
