@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from refarch.architecture import ModuleSpec, parse_slot
 from refarch.architecture.base import Spec
 from refarch.engine import selection
+from refarch.engine.attached import RESERVED, Attached, Tree
 from refarch.engine.attention import KeyValueBound
 from refarch.engine.fingerprint import Fingerprint, fingerprint
 from refarch.engine.function import Function
@@ -21,7 +22,7 @@ from refarch.engine.inputs import InputsBound
 from refarch.engine.integrate import Bound
 from refarch.engine.plan import Insertion, Plan
 from refarch.engine.sites import Resolver
-from refarch.errors import CompositionError, SlotError, SpecError
+from refarch.errors import CompositionError, SlotError
 
 State = Literal["attached", "merged", "detached"]
 HEAD = ModuleSpec(
@@ -39,55 +40,11 @@ HEAD = ModuleSpec(
 """The selection that ``train_head`` adds to any technique."""
 
 
-RESERVED = frozenset(dir(nn.Module())) | {"order", "trained", "fingerprint"}
-"""Names that neither an adaptation nor a module of it can have, because torch's modules and :class:`Attached` do."""
-
-
 class Source(Spec):
     """The plugin that a technique came from; empty for an inline spec."""
 
     distribution: str = ""
     version: str = ""
-
-
-class Tree(nn.Module):
-    """A plain container whose attribute path spells a slot's address."""
-
-    def put(self, path: str, module: nn.Module) -> None:
-        """Place ``module`` at a dotted path below this one."""
-        name, _, rest = path.partition(".")
-        if name in RESERVED:
-            raise SpecError(f"a module cannot be named {name!r}: torch's modules use that name themselves")
-        if not rest:
-            assert name not in self._modules, f"two functions at {path}"
-            self.add_module(name, module)
-            return
-        if name not in self._modules:
-            self.add_module(name, Tree())
-        child = self._modules[name]
-        assert isinstance(child, Tree), f"a function stands above {path}"
-        child.put(rest, module)
-
-
-class Attached(nn.Module):
-    """All adaptations of one model, as its child ``refarch``: so its optimizer, device and mode are the model's."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.order: list[Adaptation] = []
-        """In the order of attachment: the last one is outermost."""
-        self.trained: dict[str, bool] = {}
-        """Which base parameters trained before; none do while something is attached."""
-        for name, parameter in model.named_parameters():
-            self.trained[name] = parameter.requires_grad
-            parameter.requires_grad = False
-        self.fingerprint: Fingerprint | None = None
-
-    @classmethod
-    def of(cls, model: nn.Module) -> Attached | None:
-        """The container of a model, or None."""
-        found = model._modules.get("refarch")
-        return found if isinstance(found, cls) else None
 
 
 class Adaptation:

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from refarch.architecture import ConfiguredTechnique, FamilySpec, TechniqueSpec
 from refarch.engine import checkpoint as files
 from refarch.engine import plan as planning
-from refarch.engine.adaptation import RESERVED, Adaptation, Source, adaptations, unused_name
+from refarch.engine.adaptation import Adaptation, Source, adaptations, unused_name
+from refarch.engine.attached import RESERVED
 from refarch.engine.fingerprint import fingerprint
 from refarch.engine.function import fold
 from refarch.engine.sites import Resolver

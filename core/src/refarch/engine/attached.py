@@ -1,0 +1,56 @@
+"""Where the functions of adaptations live on a model: in its child ``refarch``, at paths that spell slots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from refarch.engine.fingerprint import Fingerprint
+from refarch.errors import SpecError
+
+if TYPE_CHECKING:
+    from refarch.engine.adaptation import Adaptation
+
+RESERVED = frozenset(dir(nn.Module())) | {"order", "trained", "fingerprint"}
+"""Names that neither an adaptation nor a module of it can have, because torch's modules and :class:`Attached` do."""
+
+
+class Tree(nn.Module):
+    """A plain container whose attribute path spells a slot's address."""
+
+    def put(self, path: str, module: nn.Module) -> None:
+        """Place ``module`` at a dotted path below this one."""
+        name, _, rest = path.partition(".")
+        if name in RESERVED:
+            raise SpecError(f"a module cannot be named {name!r}: torch's modules use that name themselves")
+        if not rest:
+            assert name not in self._modules, f"two functions at {path}"
+            self.add_module(name, module)
+            return
+        if name not in self._modules:
+            self.add_module(name, Tree())
+        child = self._modules[name]
+        assert isinstance(child, Tree), f"a function stands above {path}"
+        child.put(rest, module)
+
+
+class Attached(nn.Module):
+    """All adaptations of one model, as its child ``refarch``: so its optimizer, device and mode are the model's."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.order: list[Adaptation] = []
+        """In the order of attachment: the last one is outermost."""
+        self.trained: dict[str, bool] = {}
+        """Which base parameters trained before; none do while something is attached."""
+        for name, parameter in model.named_parameters():
+            self.trained[name] = parameter.requires_grad
+            parameter.requires_grad = False
+        self.fingerprint: Fingerprint | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Attached | None:
+        """The container of a model, or None."""
+        found = model._modules.get("refarch")
+        return found if isinstance(found, cls) else None
