@@ -31,7 +31,17 @@ if TYPE_CHECKING:
         TinyModel,
         TrainingSpec,
     )
-    from refarch.engine import Adaptation, BlockRotation, Function, LowRank, SlotShape, adaptations, attach, load
+    from refarch.engine import (
+        Adaptation,
+        Attend,
+        BlockRotation,
+        Function,
+        LowRank,
+        SlotShape,
+        adaptations,
+        attach,
+        load,
+    )
     from refarch.errors import RefarchError
     from refarch.pipeline import Data, Task, run
     from refarch.plugins import CommandSpec, Registry, default_registry, hookimpl
@@ -58,7 +68,7 @@ _ARCHITECTURE = (
     "TinyModel",
     "TrainingSpec",
 )
-_ENGINE = ("Adaptation", "BlockRotation", "Function", "LowRank", "SlotShape", "adaptations", "attach", "load")
+_ENGINE = ("Adaptation", "Attend", "BlockRotation", "Function", "LowRank", "SlotShape", "adaptations", "attach", "load")
 _NAMES = {
     **dict.fromkeys(_ARCHITECTURE, "refarch.architecture"),
     **dict.fromkeys(_ENGINE, "refarch.engine"),
@@ -71,6 +81,7 @@ __all__ = [
     "SOURCE_OPTIONS",
     "SPLIT_OPTIONS",
     "Adaptation",
+    "Attend",
     "BlockRotation",
     "CommandSpec",
     "ConfiguredTechnique",

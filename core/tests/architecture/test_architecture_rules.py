@@ -45,7 +45,8 @@ TRANSFORMATION = {
 RESCALING = {**ADDITION, "integration": "rescaling", "insertion": "sequential", "form": "vector", "intra": "diagonal"}
 GATED = {**ADDITION, "integration": "gated addition", "gate": {"by": "token"}}
 ATTENDED = {**CONCATENATION, "workspace": ["attention.key_value"], "integration": "gated addition", "gate": {}}
-POSSIBLE = [ADDITION, SELECTION, CONCATENATION, TRANSFORMATION, RESCALING, GATED, ATTENDED]
+ATTENTION = {**ADDITION, "workspace": ["attention"], "form": "attention", "inter": "dynamic"}
+POSSIBLE = [ADDITION, SELECTION, CONCATENATION, TRANSFORMATION, RESCALING, GATED, ATTENDED, ATTENTION]
 
 BROKEN: dict[str, dict[str, Any]] = {
     "each slot once": {**RESCALING, "workspace": ["ffn.hidden", "ffn.down:input"]},
@@ -69,6 +70,9 @@ BROKEN: dict[str, dict[str, Any]] = {
     "transformation reparameterises": {**TRANSFORMATION, "adapted": "addition"},
     "rescaling by a vector": {**RESCALING, "intra": "dense"},
     "rescaling is sequential": {**RESCALING, "insertion": "parallel"},
+    "attention is dynamic": {**ATTENTION, "inter": "fixed"},
+    "attention is added": {**CONCATENATION, "form": "attention", "inter": "dynamic"},
+    "attention at the self-attention sublayer": {**ATTENTION, "workspace": ["attention", "cross_attention"]},
     "addition at an output": {**ADDITION, "workspace": ["ffn.hidden"]},
     "addition reads hidden states": {**ADDITION, "input_type": "data"},
     "no parallel reading of token ids": {**ADDITION, "workspace": ["embedding"]},
@@ -79,7 +83,7 @@ BROKEN: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("fields", POSSIBLE, ids=lambda f: f["integration"])
+@pytest.mark.parametrize("fields", POSSIBLE, ids=lambda f: f"{f['integration']}-{f['form']}")
 def test_each_form_is_possible(fields: dict[str, Any]) -> None:
     spec = ModuleSpec.parse(fields)
     assert ModuleSpec.from_json(spec.to_json()) == spec

@@ -79,7 +79,7 @@ MEANING: dict[str, dict[str, str]] = {
     "form": {
         "linear": "linear in what it reads; offers its weight delta",
         "mlp": "a nonlinear network on each position",
-        "attention": "positions attend to each other",
+        "attention": "positions attend to each other, as far as the base's own attention lets them see each other",
         "vector": "a vector of factors",
         "tokens": "free vectors that act as tokens, or as keys and values",
     },
@@ -231,6 +231,22 @@ RULES: tuple[Rule, ...] = (
         "rescaling is sequential",
         lambda m: m.integration == "rescaling" and m.insertion != "sequential",
         "the factors multiply what the base has at the slot: insertion = sequential",
+    ),
+    Rule(
+        "attention is dynamic",
+        lambda m: m.form == "attention" and m.inter != "dynamic",
+        "what positions find in each other depends on the input: form = attention, inter-connectivity = dynamic",
+    ),
+    Rule(
+        "attention is added",
+        lambda m: m.form == "attention" and m.integration not in ADDITIVE,
+        "attention of a module's own yields hidden states, which can only be added to the base's",
+    ),
+    Rule(
+        "attention at the self-attention sublayer",
+        lambda m: m.form == "attention" and {ref.slot.name for ref in m.slot_refs()} != {"attention"},
+        "which tokens see each other is known where the base attends to the same tokens: the sublayer 'attention'; at"
+        " 'cross_attention' they are the encoder's, and 'ffn' or a single projection attends to nothing",
     ),
     Rule(
         "addition at an output",

@@ -3,12 +3,13 @@
 from refarch.engine.adaptation import Adaptation, Source, adaptations
 from refarch.engine.attach import attach, load
 from refarch.engine.fingerprint import Fingerprint
-from refarch.engine.function import Function, LowRank, SlotShape
+from refarch.engine.function import Attend, Function, LowRank, SlotShape
 from refarch.engine.rotation import BlockRotation
 from refarch.engine.sites import Resolver, Site
 
 __all__ = [
     "Adaptation",
+    "Attend",
     "BlockRotation",
     "Fingerprint",
     "Function",

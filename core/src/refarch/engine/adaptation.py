@@ -15,6 +15,7 @@ from refarch.architecture import ModuleSpec, parse_slot
 from refarch.architecture.base import Spec
 from refarch.engine import selection
 from refarch.engine.attached import RESERVED, Attached, Tree
+from refarch.engine.attending import AttendingBound
 from refarch.engine.attention import KeyValueBound
 from refarch.engine.fingerprint import Fingerprint, fingerprint
 from refarch.engine.function import Function
@@ -109,7 +110,8 @@ class Adaptation:
         elif site.ref.slot.kind == "key_value":
             self.bound.append(KeyValueBound(self, spec, site, insertion.function, insertion.gate))
         else:
-            self.bound.append(Bound(self, spec, site, insertion.function, insertion.gate))
+            kind = AttendingBound if spec.form == "attention" else Bound
+            self.bound.append(kind(self, spec, site, insertion.function, insertion.gate))
 
     def _bind(self, selected: dict[str, nn.Parameter], trainable: bool) -> None:
         """From here on the model changes."""

@@ -28,6 +28,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from refarch.architecture import ModuleSpec
+from refarch.engine.cache import find_cache
 from refarch.engine.dispatch import Dispatcher
 from refarch.engine.function import Function
 from refarch.engine.gate import GateModule
@@ -52,7 +53,11 @@ def _seam(implementation: str) -> Callable[..., Any]:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> Any:
         """query: [b, h, t, dim], key and value: [b, kv heads, s, dim], attention_mask: [b, 1, 1 or t, s] or None."""
-        bound = [binding for binding in module.__dict__.get(_KEY, ()) if binding.enabled]
+        guests = [guest for guest in module.__dict__.get(_KEY, ()) if guest.enabled]
+        for guest in guests:
+            if guest.spec.form == "attention":  # it attends elsewhere, over the tokens that are seen here
+                guest.note(key.shape[2], _explicit_mask(module, query, key, attention_mask, kwargs))
+        bound = [guest for guest in guests if guest.spec.form == "tokens"]
         longer = [binding for binding in bound if binding.spec.integration == "concatenation"]
         added = [binding for binding in bound if binding.spec.integration != "concatenation"]
         for binding in longer:
@@ -98,21 +103,11 @@ class KeyValueBound:
 
     def attach(self) -> None:
         """Put the binding at the attention module, and the seam on the model."""
-        install(self.owner.model)
-        module = self.site.end.module
-        module.__dict__.setdefault(_KEY, []).append(self)
-        if _KEY_HANDLE not in module.__dict__:
-            module.__dict__[_KEY_HANDLE] = module.register_forward_pre_hook(check)
+        join(self.owner.model, self.site.end.module, self)
 
     def detach(self) -> None:
         """Take the binding away, and with the last one the seam."""
-        bindings = self.site.end.module.__dict__[_KEY]
-        bindings.remove(self)
-        if not bindings:
-            del self.site.end.module.__dict__[_KEY]
-            self.site.end.module.__dict__.pop(_KEY_HANDLE).remove()
-        if not any(_KEY in module.__dict__ for module in self.owner.model.modules()):
-            uninstall(self.owner.model)
+        leave(self.owner.model, self.site.end.module, self)
 
     def merge_reason(self) -> str:
         """Why it does not merge."""
@@ -186,6 +181,28 @@ def _explicit_mask(
     return torch.ones(tokens, keys, dtype=torch.bool, device=query.device).tril()[None, None]  # 1 1 t s
 
 
+def join(model: PreTrainedModel, module: nn.Module, guest: object) -> None:
+    """Let the seam call a binding whenever an attention module attends; with the first one, set the seam on the model.
+
+    Raises:
+        SlotError: the model's attention cannot be reached so.
+    """
+    install(model)
+    module.__dict__.setdefault(_KEY, []).append(guest)
+    if _KEY_HANDLE not in module.__dict__:
+        module.__dict__[_KEY_HANDLE] = module.register_forward_pre_hook(_before, with_kwargs=True)
+
+
+def leave(model: PreTrainedModel, module: nn.Module, guest: object) -> None:
+    """Take a binding away, and with the model's last one the seam."""
+    module.__dict__[_KEY].remove(guest)
+    if not module.__dict__[_KEY]:
+        del module.__dict__[_KEY]
+        module.__dict__.pop(_KEY_HANDLE).remove()
+    if not any(_KEY in each.__dict__ for each in model.modules()):
+        uninstall(model)
+
+
 def install(model: PreTrainedModel) -> None:
     """Set the wrapper of the model's own attention implementation on the model.
 
@@ -197,7 +214,7 @@ def install(model: PreTrainedModel) -> None:
         return
     if current not in SUPPORTED:
         raise SlotError(
-            f"a prefix cannot be added under attention implementation {current!r}",
+            f"nothing can join attention under the implementation {current!r}",
             f"load the model with attn_implementation= one of {', '.join(SUPPORTED)}",
         )
     name = PREFIX + current
@@ -207,7 +224,7 @@ def install(model: PreTrainedModel) -> None:
     model.set_attn_implementation(name)
     if model.config._attn_implementation != name:
         raise SlotError(
-            f"{type(model).__name__} does not let its attention function be set, so nothing can join at key_value"
+            f"{type(model).__name__} does not let its attention function be set, so nothing can join its attention"
         )
 
 
@@ -218,8 +235,8 @@ def uninstall(model: PreTrainedModel) -> None:
         model.set_attn_implementation(current.removeprefix(PREFIX))
 
 
-def check(module: nn.Module, args: Any = ()) -> None:
-    """A hook of the attention module: refuse to run with a seam that somebody replaced, and with it the prefix.
+def _before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A hook of the attention module: refuse to run without the seam, and note the cache for those who need one.
 
     Raises:
         CompositionError: the model's attention implementation was changed after attaching.
@@ -227,6 +244,9 @@ def check(module: nn.Module, args: Any = ()) -> None:
     current = str(getattr(getattr(module, "config", None), "_attn_implementation", PREFIX))
     if not current.startswith(PREFIX):
         raise CompositionError(
-            f"the model's attention implementation was changed to {current!r} while keys and values are attached",
+            f"the model's attention implementation was changed to {current!r} while something is attached to attention",
             "detach first, change the implementation, and attach again",
         )
+    for guest in module.__dict__[_KEY]:
+        if guest.spec.form == "attention":
+            guest.cache = find_cache((*args, *kwargs.values())) if guest.enabled else None

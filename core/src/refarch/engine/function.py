@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -39,11 +39,31 @@ class SlotShape:
     weight: Callable[[], Tensor]
 
 
+class Attend(Protocol):
+    """Scaled dot-product attention over all tokens that the base's own attention sees, with the base's mask."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+        """softmax(q k^T / sqrt(dim) + mask) v, head by head.
+
+        A function calls it once in a forward pass.
+
+        Args:
+            q: queries of the tokens that the function reads, [b, t, heads, dim].
+            k: their keys, of the same shape; the engine adds those of earlier tokens while generating with a cache.
+            v: their values, of the same shape.
+            dropout: probability of dropping an attention weight; give 0 in evaluation.
+
+        Returns:
+            [b, t, heads, dim]
+        """
+
+
 class Function(nn.Module):
     """Base of all functions.
 
     ``forward`` returns the function's own contribution; the engine integrates it. Its signature depends on the module
-    spec: ``forward(x)`` with x of shape [..., width] for the additive forms; ``forward()`` returning the factors
+    spec: ``forward(x)`` with x of shape [..., width] for the additive forms, ``forward(x, attend)`` with x of shape
+    [b, t, width] and an :class:`Attend` for those of functional form ``attention``; ``forward()`` returning the factors
     [width] for rescaling, the tokens [l, width] for concatenation at ``inputs``, or (keys [l, width], values
     [l, width]) for concatenation at ``key_value``.
 

@@ -125,7 +125,7 @@ class Bound:
         computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.dtype
         if plain and computed == y.dtype:
             return function(own, into=y)  # type: ignore[no-any-return]
-        out = function(own)
+        out = self._contribution(own)
         if self.spec.integration == "scaled addition":
             out = out * function.scale
         if self.gate is None:
@@ -133,6 +133,10 @@ class Bound:
         g = self.gate(cast_for(self.gate, read)).to(y.dtype)
         base = (1 - g) * y if self.gate.convex else y
         return base + g * out.to(y.dtype)
+
+    def _contribution(self, x: Tensor) -> Tensor:
+        """M(x)."""
+        return self.function(x)  # type: ignore[no-any-return]
 
     def _is_plain(self) -> bool:
         """Whether y + scale * up(down(x)) is what this binding computes, so that the function may do the sum itself."""

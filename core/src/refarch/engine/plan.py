@@ -60,6 +60,8 @@ def build(
     with _seeded(seed):
         for spec in technique.technique.modules:
             sites = resolver.resolve([parse_slot(text) for text in spec.workspace], spec.layers)
+            if spec.form == "attention":
+                _find_attention(resolver, spec, sites)
             if spec.integration == "selection":
                 selections.append((spec, sites))
                 continue
@@ -97,6 +99,18 @@ def _weight_so_far(site: Site) -> Tensor:
     for binding in before:
         weight, bias = binding.merged(weight, bias)
     return take_part(weight, site.end.part, 0).to(torch.float32, copy=True)
+
+
+def _find_attention(resolver: Resolver, spec: ModuleSpec, sites: list[Site]) -> None:
+    """Where the layers of the sites attend; an error like for any slot where that cannot be reached."""
+    places = {
+        (site.stack.name, site.shape.layer): site.end
+        for site in resolver.resolve([parse_slot("attention.key_value")], spec.layers)
+        if site.stack
+    }
+    for site in sites:
+        assert site.stack is not None
+        site.attends = places[site.stack.name, site.shape.layer]
 
 
 def _check(spec: ModuleSpec, site: Site) -> None:

@@ -36,6 +36,7 @@ class Site:
         end: where the module's output joins.
         entry: for a sublayer that the table names no module for, the leaf whose input it reads.
         projections: for keys and values, the modules that make them.
+        attends: for a function of form attention, the module that calls the attention function.
         shape: what the function is built for.
         stack: the stack's table, or None for a slot of the model.
     """
@@ -47,6 +48,7 @@ class Site:
     entry: Place | None = None
     stack: StackTable | None = None
     projections: tuple[Place, ...] = ()
+    attends: Place | None = None
 
 
 def submodule(root: nn.Module, path: str) -> nn.Module | None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from refarch.architecture import ModuleSpec, TechniqueSpec
-from refarch.engine import Function, LowRank, SlotShape
+from refarch.engine import Attend, Function, LowRank, SlotShape
 
 RANK = 2
 TOKENS = 3
@@ -32,6 +32,22 @@ class Bottleneck(Function):
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., d_in] -> [..., d_out]"""
         return self.up(torch.tanh(self.down(x)))  # unlike a rectifier, never off for a whole batch
+
+
+class Look(Function):
+    """x -> U attention(Q x, K x, V x), with one narrow head."""
+
+    def __init__(self, shape: SlotShape) -> None:
+        super().__init__()
+        self.down = nn.Linear(shape.d_in, 3 * RANK)
+        self.up = nn.Linear(RANK, shape.d_out)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        """x: [b, t, d_in] -> [b, t, d_out]"""
+        q, k, v = self.down(x).unsqueeze(2).chunk(3, dim=-1)  # b t 1 rank
+        return self.up(attend(q, k, v).squeeze(2))
 
 
 class Factors(Function):
@@ -131,6 +147,18 @@ LAYER = _probe(
     form="mlp",
     **_HIDDEN,
 )
+LOOK = _probe(
+    "look",
+    "Attention of its own beside the self-attention sublayer",
+    cls="Look",
+    workspace=("attention",),
+    insertion="parallel",
+    integration="direct addition",
+    adapted="addition",
+    form="attention",
+    inter="dynamic",
+    **_HIDDEN,
+)
 RESCALING = _probe(
     "rescaling",
     "Factors at keys, values and the hidden units",
@@ -147,5 +175,5 @@ PROMPT = _probe("prompt", "Tokens before the inputs", cls="Prompt", workspace=("
 PREFIX = _probe(
     "prefix", "Keys and values before the base's", cls="Prefix", workspace=("attention.key_value",), **_TOKENS
 )
-PROBES = (LINE, ADAPTER, PARALLEL, LAYER, RESCALING, PROMPT, PREFIX)
+PROBES = (LINE, ADAPTER, PARALLEL, LAYER, LOOK, RESCALING, PROMPT, PREFIX)
 """One of each form."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from refarch import Function, LowRank, SlotShape
+from refarch import Attend, Function, LowRank, SlotShape
 
 
 class Line(Function):
@@ -69,6 +69,22 @@ class Offset(Function):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.vector.expand(*x.shape[:-1], -1)
+
+
+class Looking(Function):
+    """Two heads, three wide, that look at all tokens that the base sees."""
+
+    scale = 1.7
+
+    def __init__(self, shape: SlotShape, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.maps = nn.Parameter(torch.randn(3, 2, 3, shape.d_in) * 0.3)
+        self.up = nn.Parameter(torch.randn(shape.d_out, 6) * 0.3)
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        q, k, v = torch.einsum("btd,nhcd->nbthc", x, self.maps)  # b t 2 3
+        return attend(q, k, v, self.dropout if self.training else 0.0).flatten(-2) @ self.up.t()
 
 
 class Factors(Function):

@@ -168,10 +168,13 @@ def _reachable(on: Case) -> Case:
     """
     (spec,) = on.spec.modules
     stacks = on.tiny.family.stacks
-    reasons = {
-        text: next(filter(None, (stack.obstacle(parse_slot(text).slot.name) for stack in stacks)), "")
-        for text in spec.workspace
-    }
+    seam = ("attention.key_value",) if spec.form == "attention" else ()  # where it learns what tokens see
+
+    def obstacle(text: str) -> str:
+        names = (parse_slot(text).slot.name, *seam)
+        return next((reason for name in names for stack in stacks if (reason := stack.obstacle(name))), "")
+
+    reasons = {text: obstacle(text) for text in spec.workspace}
     told = [reason for reason in reasons.values() if reason]
     if not told:
         return on
