@@ -75,7 +75,7 @@ def assemble(pipeline: PipelineSpec, *, registry: Registry | None = None) -> Ass
     spec = registry.task(pipeline.task.name)
     formulation = spec.formulation(backbone_kind(pipeline.backbone, registry), pipeline.task.formulation)
     task: Task = resolve(spec.implementation)(**pipeline.task.options)
-    task.formulation = formulation.name
+    task.formulation, task.metric = formulation.name, spec.metric
     task.read(own_seeds.data)
     model, tokenizer = load_backbone(
         pipeline.backbone, formulation.auto_class, task.model_arguments(), registry, own_seeds.head

@@ -106,18 +106,26 @@ def load_dataset(name: str, config: str | None) -> Mapping[str, Any]:
     except ImportError as error:
         raise DataError(f"dataset {name!r} needs the datasets library: {error}", "pip install datasets") from None
     folder = Path(name).expanduser()
-    saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
     try:
-        if saved:
-            loaded = datasets.load_from_disk(str(folder))
-        else:
-            loaded = datasets.load_dataset(str(folder) if folder.exists() else name, config)
+        loaded = _local_dataset(datasets, folder, config) if folder.is_dir() else datasets.load_dataset(name, config)
     except Exception as error:  # the library raises what its readers, the network and the hub raise
         raise DataError(
             f"dataset {name!r} cannot be loaded: {type(error).__name__}: {error}",
             "check the name and config; give a local copy's folder with dataset=FOLDER, or files: train=... test=...",
         ) from error
     return loaded if isinstance(loaded, Mapping) else {"train": loaded}
+
+
+def _local_dataset(datasets: Any, folder: Path, config: str | None) -> Any:
+    """A folder's data. A configuration is what the folder declares under that name, or a folder of its own inside it;
+    a folder that has neither holds that one configuration.
+    """
+    inner = folder / config if config else folder
+    folder = inner if inner.is_dir() else folder
+    if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
+        return datasets.load_from_disk(str(folder))
+    declared = datasets.get_dataset_config_names(str(folder)) if config and folder != inner else []
+    return datasets.load_dataset(str(folder), config if config in declared else None)
 
 
 def require_unique(table: Table, column: str) -> None:

@@ -39,12 +39,14 @@ class Data:
 class Task(abc.ABC):
     """One task with its options decided; the constructor gets them as keyword arguments.
 
-    The pipeline sets ``formulation`` and calls, in this order: ``read``, ``model_arguments``, ``encode``, ``collator``,
-    then ``metrics`` (or ``scores``) at each evaluation, and ``baselines`` once.
+    The pipeline sets ``formulation`` and ``metric`` and calls, in this order: ``read``, ``model_arguments``, ``encode``,
+    ``collator``, then ``metrics`` (or ``scores``) at each evaluation, and ``baselines`` once.
     """
 
     formulation: str = "plain"
     """The name of the formulation in which the task is put to the backbone."""
+    metric: str = ""
+    """The name of the metric that is the score."""
 
     @abc.abstractmethod
     def read(self, seed: int) -> None:

@@ -90,7 +90,7 @@ class TaskCase:
         """The task, read and encoded afresh."""
         task = resolve(self.spec.implementation)(**self.options)
         assert isinstance(task, Task), f"{self.spec.implementation} is no refarch.Task"
-        task.formulation = self.formulation.name
+        task.formulation, task.metric = self.formulation.name, self.spec.metric
         task.read(seed)
         return task, task.encode(self.tokenizer)
 
@@ -265,9 +265,9 @@ def baselines_in_range(case: TaskCase) -> None:
 
 
 def _predict(labels: np.ndarray, shift: int) -> np.ndarray:
-    """Logits that say the labels, or other ones by ``shift``; numbers themselves where labels are no classes."""
+    """Logits that say the labels, or other ones by ``shift``; of numbers, these themselves, or with another sign."""
     if not np.issubdtype(labels.dtype, np.integer):
-        return labels[..., None] + float(shift)
+        return labels[..., None] * (1.0 - 2.0 * shift)
     count = max(2, int(labels.max()) + 1)
     chosen = (np.clip(labels, 0, None) + shift) % count
     return np.eye(count, dtype=np.float32)[chosen] * 10

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from refarch import SOURCE_OPTIONS, Option, TaskSpec, hookimpl
 from refarch import SPLIT_OPTIONS as SPLITS
+from refarch_text_classification.presets import EXTRA, presets
 
 if TYPE_CHECKING:
     from refarch_text_classification.examples import Corpus, Examples
@@ -23,8 +24,7 @@ SPLIT_OPTIONS = (*SPLITS, CUT_OPTION)
 
 OPTIONS = (
     *SOURCE_OPTIONS,
-    Option(name="text_column", type="string", default="text", help="the column with the texts"),
-    Option(name="label_column", type="string", default="label", help="the column with the labels"),
+    *EXTRA,
     *SPLIT_OPTIONS,
 )
 
@@ -39,14 +39,34 @@ SPEC = TaskSpec(
     training={"epochs": 3, "batch_size": 32, "learning_rate": 1e-3},
 )
 
+REGRESSION = TaskSpec(
+    name="text-regression",
+    summary="Predict a number from a text or a pair of texts",
+    implementation="refarch_text_classification.regression:TextRegression",
+    auto_class="AutoModelForSequenceClassification",
+    new_head=True,
+    metric="pearson",
+    options=OPTIONS,
+    training={"epochs": 3, "batch_size": 32, "learning_rate": 1e-3},
+)
+
 _LAZY = {"Corpus": "examples", "Examples": "examples", "TextClassification": "task"}
-__all__ = ["OPTIONS", "SPEC", "SPLIT_OPTIONS", "Corpus", "Examples", "TextClassification", "refarch_tasks"]
+__all__ = [
+    "OPTIONS",
+    "REGRESSION",
+    "SPEC",
+    "SPLIT_OPTIONS",
+    "Corpus",
+    "Examples",
+    "TextClassification",
+    "refarch_tasks",
+]
 
 
 @hookimpl
 def refarch_tasks() -> list[TaskSpec]:
-    """The task of this plugin."""
-    return [SPEC]
+    """The tasks of this plugin, and their presets."""
+    return [SPEC, REGRESSION, *presets(SPEC, REGRESSION)]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from refarch.errors import DataError, did_you_mean
 from refarch.pipeline.files import Table
+from refarch.pipeline.sources import shown, text_of
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Examples:
         source: the file or data set, for messages.
         lines: where each stands in its source, counted from 1.
         unit: what ``lines`` counts.
+        pairs: the second text of each, for tasks about pairs.
     """
 
     texts: Sequence[str]
@@ -28,9 +30,14 @@ class Examples:
     source: str
     lines: Sequence[int]
     unit: str = "line"
+    pairs: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def whole(self, index: int) -> str:
+        """All that an example says: its text, or both."""
+        return self.texts[index] if self.pairs is None else f"{self.texts[index]}\n{self.pairs[index]}"
 
     def where(self, index: int) -> str:
         """The place of an example, for a message: ``train.csv, line 7``."""
@@ -44,6 +51,7 @@ class Examples:
             texts=[self.texts[i] for i in chosen],
             labels=[self.labels[i] for i in chosen],
             lines=[self.lines[i] for i in chosen],
+            pairs=None if self.pairs is None else [self.pairs[i] for i in chosen],
         )
 
 
@@ -64,7 +72,14 @@ class Corpus:
     names: Sequence[str] | None = None
 
 
-def from_table(table: Table, text_column: str, label_column: str, names: Sequence[str] | None = None) -> Examples:
+def from_table(
+    table: Table,
+    text_column: str,
+    label_column: str,
+    names: Sequence[str] | None = None,
+    pair_column: str | None = None,
+    numbers: bool = False,
+) -> Examples:
     """Check a table's texts and labels.
 
     Args:
@@ -72,26 +87,35 @@ def from_table(table: Table, text_column: str, label_column: str, names: Sequenc
         text_column: must hold text that is not blank.
         label_column: strings, whole numbers or truth values; blanks around a string are dropped.
         names: when labels are numbers that stand for these names.
+        pair_column: of the second texts, if there are any.
+        numbers: whether labels are numbers to predict, and no classes.
 
     Raises:
         DataError: a column is missing (with the nearest names), or a text or label is missing, with its line.
     """
-    texts = [_text(value, table, index, text_column) for index, value in enumerate(table.column(text_column))]
-    labels = [
-        _label(value, table, index, label_column, names) for index, value in enumerate(table.column(label_column))
-    ]
-    return Examples(texts, labels, table.path, table.lines, table.unit)
+    rows = range(len(table))
+    texts = [text_of(table, index, text_column) for index in rows]
+    pairs = None if pair_column is None else [text_of(table, index, pair_column) for index in rows]
+    column = table.column(label_column)
+    if numbers:
+        labels = [_number(column[index], table, index, label_column) for index in rows]
+    else:
+        labels = [_label(column[index], table, index, label_column, names) for index in rows]
+    return Examples(texts, labels, table.path, table.lines, table.unit, pairs)
 
 
-def _text(value: Any, table: Table, index: int, column: str) -> str:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise DataError(f"{table.where(index)}: no text in column {column!r}", "fill it in or remove the row")
-    if not isinstance(value, str):
+def _number(value: Any, table: Table, index: int, column: str) -> str:
+    """A number, as text that gives it back exactly."""
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not math.isfinite(number):
         raise DataError(
-            f"{table.where(index)}: column {column!r} should hold text, but has {_shown(value)}",
-            "choose another text_column",
+            f"{table.where(index)}: column {column!r} should hold a number, but has {shown(value)}",
+            "fill it in, or choose another label_column",
         )
-    return value
+    return repr(number)
 
 
 def _label(value: Any, table: Table, index: int, column: str, names: Sequence[str] | None) -> str:
@@ -106,7 +130,7 @@ def _label(value: Any, table: Table, index: int, column: str, names: Sequence[st
         )
     if not isinstance(value, (str, int)):
         raise DataError(
-            f"{table.where(index)}: a label is a string or a whole number, but column {column!r} has {_shown(value)}",
+            f"{table.where(index)}: a label is a string or a whole number, but column {column!r} has {shown(value)}",
             "choose another label_column",
         )
     if names is not None and isinstance(value, int):
@@ -116,11 +140,6 @@ def _label(value: Any, table: Table, index: int, column: str, names: Sequence[st
             )
         return names[value]
     return str(value).strip()
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def label_names(train: Examples) -> list[str]:

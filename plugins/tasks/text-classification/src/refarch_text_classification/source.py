@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from refarch.pipeline.sources import read_source
+from refarch.pipeline.sources import read_source, require_unique
 from refarch_text_classification.examples import Corpus, from_table
 
 
-def read_corpus(options: Mapping[str, Any]) -> Corpus:
+def read_corpus(options: Mapping[str, Any], numbers: bool = False) -> Corpus:
     """Read what the options of the task name.
+
+    Args:
+        options: the task's.
+        numbers: whether the labels are numbers to predict, and no classes.
 
     Raises:
         UsageError: neither ``train`` nor ``dataset`` is set.
@@ -18,8 +22,11 @@ def read_corpus(options: Mapping[str, Any]) -> Corpus:
     """
     source = read_source(options, "text-classification")
     names = source.label_names(options["label_column"])
-    parts = {
-        split: from_table(table, options["text_column"], options["label_column"], names)
-        for split, table in source.tables.items()
-    }
+    parts = {}
+    for split, table in source.tables.items():
+        if options["id_column"] is not None:
+            require_unique(table, options["id_column"])
+        parts[split] = from_table(
+            table, options["text_column"], options["label_column"], names, options["pair_column"], numbers
+        )
     return Corpus(parts["train"], parts.get("validation"), parts.get("test"), names)

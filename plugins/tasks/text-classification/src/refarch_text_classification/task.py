@@ -48,6 +48,7 @@ class TextClassification(Task):
     """
 
     declared: ClassVar[tuple[Option, ...]] = OPTIONS
+    metric = "accuracy"
 
     def __init__(self, **options: Any) -> None:
         self.options = validate_options(self.declared, options, type(self).__name__)
@@ -72,16 +73,33 @@ class TextClassification(Task):
             seed: used where the option ``split_seed`` is not set.
         """
         corpus = self.corpus()
+        names = self.names(corpus)
+        for part in (corpus.train, corpus.validation, corpus.test):
+            if part is not None:
+                self.targets(part, names)  # before the limits, which could hide a row with an unknown label
+        self._splits = self._parted(corpus, names, seed)
+
+    def names(self, corpus: Corpus) -> list[str]:
+        """The labels' names, in the order of their numbers.
+
+        Raises:
+            DataError: there are fewer than two.
+        """
         names = list(corpus.names) if corpus.names is not None else label_names(corpus.train)
         if len(names) < 2:
             raise DataError(
                 f"{corpus.train.source} declares {len(names)} label; classification needs two at least",
                 "choose another label_column",
             )
-        for part in (corpus.train, corpus.validation, corpus.test):
-            if part is not None:
-                numbered(part, names)  # before the limits, which could hide a row with an unknown label
-        self._splits = self._parted(corpus, names, seed)
+        return names
+
+    def targets(self, examples: Examples, names: Sequence[str]) -> Sequence[float]:
+        """What the model is to predict for each example: its label's number.
+
+        Raises:
+            DataError: a label is none of the names, with its line.
+        """
+        return numbered(examples, names)
 
     @property
     def splits(self) -> Splits:
@@ -121,7 +139,8 @@ class TextClassification(Task):
         return partial(_batch, pad)  # not a closure: workers of a data loader must be able to unpickle it
 
     def metrics(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Accuracy, macro F1 (over the labels that occur or are predicted) and Matthews' correlation.
+        """Accuracy, macro F1 (over the labels that occur or are predicted), Matthews' correlation and, of two labels,
+        the F1 of the second one (as GLUE scores paraphrases).
 
         Args:
             predictions: logits, [examples, labels]; of a model with several outputs, the first one's.
@@ -134,27 +153,36 @@ class TextClassification(Task):
         if not np.isfinite(logits).all():
             raise RunError("the model's outputs are not finite", "train with a lower learning rate, or in float32")
         best = logits.argmax(axis=-1)  # n
-        return {
+        found = {
             "accuracy": float(accuracy_score(labels, best)),
             "macro_f1": float(f1_score(labels, best, average="macro", zero_division=0)),
             "matthews": float(matthews_corrcoef(labels, best)),
         }
+        if logits.shape[-1] == 2:
+            found["f1"] = float(f1_score(labels, best, pos_label=1, zero_division=0))
+        return found
 
     def baselines(self) -> dict[str, float]:
-        """``majority``: the test accuracy of always answering the most frequent label of the train split."""
+        """``majority``: the score on the test split of always answering the most frequent label of the train split."""
+        names = self.splits.names
         counts = Counter(self.splits.train.labels)
         majority = max(sorted(counts), key=counts.__getitem__)
-        test = self.splits.test.labels
-        return {"majority": sum(label == majority for label in test) / len(test)}
+        labels = np.asarray(self.targets(self.splits.test, names))
+        answer = np.tile(np.eye(len(names))[list(names).index(majority)], (len(labels), 1))
+        return {"majority": self.metrics(answer, labels)[self.metric]}
+
+    def strata(self, examples: Examples) -> Sequence[str]:
+        """What made splits and limits keep in proportion: the labels."""
+        return examples.labels
 
     def _parted(self, corpus: Corpus, names: Sequence[str], seed: int) -> Splits:
         train = corpus.train
         parts = make_splits(
             self.options,
             seed,
-            train.labels,
-            [self.group(text) for text in train.texts],
-            test_labels=None if corpus.test is None else corpus.test.labels,
+            self.strata(train),
+            [self.group(train.whole(index)) for index in range(len(train))],
+            test_labels=None if corpus.test is None else self.strata(corpus.test),
             has_validation=corpus.validation is not None,
             where=train.source,
         )
@@ -164,8 +192,9 @@ class TextClassification(Task):
 
     def _encode(self, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
         longest = min(self.options["max_length"], tokenizer.model_max_length)
-        encoded = tokenizer(list(examples.texts), truncation=True, max_length=longest)
-        labels = numbered(examples, self.splits.names)
+        pairs = None if examples.pairs is None else list(examples.pairs)
+        encoded = tokenizer(list(examples.texts), pairs, truncation=True, max_length=longest)
+        labels = self.targets(examples, self.splits.names)
         rows = [
             {**{key: values[i] for key, values in encoded.items()}, "labels": label} for i, label in enumerate(labels)
         ]
