@@ -39,7 +39,7 @@ class Data:
 class Task(abc.ABC):
     """One task with its options decided; the constructor gets them as keyword arguments.
 
-    The pipeline sets ``formulation`` and ``metric`` and calls, in this order: ``read``, ``model_arguments``, ``encode``,
+    The pipeline sets ``formulation`` and ``metric`` and calls in this order ``read``, ``model_arguments``, ``encode``,
     ``collator``, then ``metrics`` (or ``scores``) at each evaluation, and ``baselines`` once.
     """
 
