@@ -78,6 +78,12 @@ BROKEN: dict[str, dict[str, Any]] = {
     "no parallel reading of token ids": {**ADDITION, "workspace": ["embedding"]},
     "only parameters of head and model": {**ADDITION, "workspace": ["head"]},
     "a gate belongs to gated addition": {**GATED, "gate": None},
+    "real tokens are known in a stack": {
+        **GATED,
+        "insertion": "sequential",
+        "workspace": ["embedding"],
+        "gate": {"by": "example"},
+    },
     "sharing names what is shared": {**ADDITION, "sharing": "across model"},
     "reparameterisation is mergeable in form": {**ADDITION, "adapted": "reparameterisation", "form": "mlp"},
 }

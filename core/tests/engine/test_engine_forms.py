@@ -12,6 +12,8 @@ from torch import Tensor
 import refarch
 from refarch.architecture import Gate
 
+REAL = {6: [6, 4]}
+"""How many tokens of each row are real, in a batch of so many; all are in what T5's decoder gets."""
 Hand = Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]
 """(the adaptation's parameters by their last name, x, y) -> what the module shall compute."""
 
@@ -20,8 +22,11 @@ def _gate(p: dict[str, Tensor], read: Tensor, by: str, kind: str) -> Tensor:
     activation = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "identity": lambda a: a}[kind]
     if by == "learned":
         return activation(p["bias"])
-    a = read @ p["weight"] + p["bias"]
-    return activation(a.mean(1, keepdim=True) if by == "example" else a)[..., None]
+    g = activation(read @ p["weight"] + p["bias"])
+    if by == "token":
+        return g[..., None]
+    counts = REAL.get(read.shape[1], [read.shape[1]] * len(read))
+    return torch.stack([row[:count].mean() for row, count in zip(g, counts, strict=True)])[:, None, None]
 
 
 def _mlp(p: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -69,7 +74,7 @@ FORMS: dict[str, tuple[str, str, dict[str, Any], Hand]] = {
 for _by in ("learned", "token", "example"):
     for _convex in (False, True):
         for _insertion in ("parallel", "sequential"):
-            _kind = {"learned": "sigmoid", "token": "tanh", "example": "identity"}[_by]
+            _kind = {"learned": "identity", "token": "tanh", "example": "sigmoid"}[_by]
 
             def _hand(
                 p: dict[str, Tensor],

@@ -21,8 +21,9 @@ class Gate(Spec):
     """The gate of a gated addition, a standard component of the engine.
 
     The gate is g = activation(a) for a learned scalar, or g = activation(w.x + b) from what the module reads, for each
-    token or for the mean over an example's tokens. That mean counts padding, and while generating with a cache it is
-    over the new tokens alone; so an ``example`` gate suits models that read an example at once, without padding.
+    token; or the mean of that over an example's tokens, without padding. In a decoder later tokens change that mean,
+    and with it what earlier ones were computed with; while generating with a cache it is over the new tokens alone. So
+    an ``example`` gate suits models that read an example at once.
     """
 
     by: p.Gating = "learned"
@@ -79,6 +80,11 @@ class ModuleSpec(Spec):
     def _combination_is_possible(self) -> ModuleSpec:
         p.check(self)
         return self
+
+    @property
+    def asks_for_tokens(self) -> bool:
+        """Whether it has to know which of the tokens that it gets are real."""
+        return self.gate is not None and self.gate.by == "example"
 
     def slot_refs(self) -> tuple[SlotRef, ...]:
         """The workspace, parsed."""

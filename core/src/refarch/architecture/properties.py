@@ -108,6 +108,10 @@ def _kinds(module: ModuleSpec) -> set[str]:
     return {ref.slot.kind for ref in module.slot_refs()}
 
 
+def _names(module: ModuleSpec) -> set[str]:
+    return {ref.slot.name for ref in module.slot_refs()}
+
+
 def _is_attended(module: ModuleSpec) -> bool:
     """Whether it is a gated addition of what the queries find in tokens of its own."""
     return module.integration == "gated addition" and _kinds(module) == {"key_value"}
@@ -244,7 +248,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "attention at the self-attention sublayer",
-        lambda m: m.form == "attention" and {ref.slot.name for ref in m.slot_refs()} != {"attention"},
+        lambda m: m.form == "attention" and _names(m) != {"attention"},
         "which tokens see each other is known where the base attends to the same tokens: the sublayer 'attention'; at"
         " 'cross_attention' they are the encoder's, and 'ffn' or a single projection attends to nothing",
     ),
@@ -272,6 +276,12 @@ RULES: tuple[Rule, ...] = (
         "a gate belongs to gated addition",
         lambda m: (m.integration == "gated addition") != (m.gate is not None),
         "integration = gated addition and the field 'gate' come together",
+    ),
+    Rule(
+        "real tokens are known in a stack",
+        lambda m: m.asks_for_tokens and bool(_names(m) & {"embedding", "embedding_norm"}),
+        "which tokens are real is known within a stack of layers: a gate by example cannot work at 'embedding' or"
+        " 'embedding_norm', before it begins",
     ),
     Rule(
         "sharing names what is shared",

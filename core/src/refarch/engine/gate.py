@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from refarch.architecture import Gate
-from refarch.errors import CompositionError
+from refarch.engine.context import Tokens
 
 _ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "identity": lambda x: x}
 
 
 class GateModule(nn.Module):
-    """g = activation(bias), or g = activation(weight . x + bias) for each token or each example.
+    """g = activation(bias), or g = activation(weight . x + bias) for each token, or its mean over an example's tokens.
 
     Args:
         spec: the gate's spec.
@@ -34,21 +34,17 @@ class GateModule(nn.Module):
         """G of a learned gate, [1]."""
         return _ACTIVATIONS[self.activation](self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tokens: Tokens | None) -> Tensor:
         """x: [b, t, width] -> g, broadcastable to [b, t, d_out].
 
-        Raises:
-            CompositionError: a gate by example gets all tokens without a batch axis.
+        Args:
+            x: what the module reads.
+            tokens: which of them are real; a gate by example needs to know.
         """
         if self.weight is None:
             return self.value()
-        a = x @ self.weight + self.bias  # b t
-        if self.by == "example" and a.ndim < 2:
-            raise CompositionError(
-                "a gate by example needs activations with a batch axis, but this layer gets the tokens of all examples"
-                " in one row (OPT's feed-forward layers do)",
-                "choose other slots, or a gate by token",
-            )
-        if self.by == "example":
-            a = a.mean(dim=1, keepdim=True)  # b 1
-        return _ACTIVATIONS[self.activation](a).unsqueeze(-1)  # b t 1
+        g = _ACTIVATIONS[self.activation](x @ self.weight + self.bias).unsqueeze(-1)  # b t 1
+        if self.by == "token":
+            return g
+        assert tokens is not None
+        return tokens.mean(g)  # b 1 1

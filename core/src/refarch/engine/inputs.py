@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from refarch.architecture import ModuleSpec
 from refarch.engine.cache import find_cache
 from refarch.engine.function import Function
+from refarch.engine.hook import Method
 from refarch.engine.sites import Site, submodule
 from refarch.errors import CompositionError
 
@@ -54,7 +55,7 @@ class InputsBound:
 
 
 class InputsSeam:
-    """The hooks of one stack.
+    """The hooks of one stack; the first of all, so that others see the tokens.
 
     Args:
         stack: the module that takes ids, embeddings and the mask.
@@ -74,13 +75,13 @@ class InputsSeam:
         self.cut, self.total = 0, 0
         stack.__dict__[_KEY] = self
         self.handles = [
-            stack.register_forward_pre_hook(_Method(self, "before"), with_kwargs=True),
-            stack.register_forward_hook(_Method(self, "after"), with_kwargs=True),
+            stack.register_forward_pre_hook(Method(self, "before"), prepend=True, with_kwargs=True),
+            stack.register_forward_hook(Method(self, "after"), with_kwargs=True),
         ]
         if decoder is not None:
-            self.handles.append(decoder.register_forward_pre_hook(_widen_cross_mask, with_kwargs=True))
+            self.handles.append(decoder.register_forward_pre_hook(_widen_cross_mask, prepend=True, with_kwargs=True))
         if body is not None:
-            self.handles.append(body.register_forward_hook(_Method(self, "after_body")))
+            self.handles.append(body.register_forward_hook(Method(self, "after_body")))
 
     @classmethod
     def at(cls, bound: InputsBound) -> InputsSeam:
@@ -159,16 +160,6 @@ class InputsSeam:
         ):
             return tuple(self._own(state) for state in item)
         return item
-
-
-class _Method:
-    """A hook that stays bound to its seam's copy when the model is copied (a bound method would not)."""
-
-    def __init__(self, seam: InputsSeam, name: str) -> None:
-        self.seam, self.name = seam, name
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.seam, self.name)(*args, **kwargs)
 
 
 def _after_padding(ids: Tensor, first: int) -> Tensor:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from refarch.architecture import ModuleSpec
 from refarch.architecture.properties import ADDITIVE
+from refarch.engine.context import Tokens
 from refarch.engine.dispatch import Dispatcher, Inner
 from refarch.engine.function import Function, LowRank
 from refarch.engine.fused import can_fuse
@@ -78,6 +79,7 @@ class Bound:
         self.owner, self.spec, self.site, self.function, self.gate = owner, spec, site, function, gate
         self.parallel = spec.insertion == "parallel"
         self.carrier = Carrier(owner) if self.parallel and site.entry is not None else None
+        self.tokens = Tokens(owner, site) if spec.asks_for_tokens else None
         self.form = {"rescaling": self._rescale, "transformation": self._transform}.get(spec.integration, self._add)
 
     @property
@@ -91,9 +93,13 @@ class Bound:
             assert self.site.entry is not None
             Dispatcher.at(self.site.entry.module).add(self.carrier)
         Dispatcher.at(self.site.end.module).add(self)
+        if self.tokens is not None:
+            self.tokens.attach()
 
     def detach(self) -> None:
         """Take them away again."""
+        if self.tokens is not None:
+            self.tokens.detach()
         dispatcher = Dispatcher.of(self.site.end.module)
         assert dispatcher is not None
         dispatcher.remove(self)
@@ -130,7 +136,7 @@ class Bound:
             out = out * function.scale
         if self.gate is None:
             return y + out.to(y.dtype)
-        g = self.gate(cast_for(self.gate, read)).to(y.dtype)
+        g = self.gate(cast_for(self.gate, read), self.tokens).to(y.dtype)
         base = (1 - g) * y if self.gate.convex else y
         return base + g * out.to(y.dtype)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from refarch.engine.context import ahead_reason
 from refarch.testing.case import Case, NotApplicable, collect, expect_equal
 from refarch.testing.models import PAD
 
@@ -27,7 +28,10 @@ def beam_search_equals_uncached(case: Case) -> None:
 def _compare(case: Case, **choices: Any) -> None:
     if case.tiny.kind == "encoder" or not case.model().can_generate():
         raise NotApplicable(f"{case.tiny.auto_class} of {case.tiny.family.name} generates no text")
-    model, _, _ = case.attached()
+    model, adaptation, _ = case.attached()
+    reasons = [ahead_reason(insertion.spec, insertion.site) for insertion in adaptation.insertions]
+    if any(reasons):
+        raise NotApplicable(f"a cache cannot hold what it does: {next(filter(None, reasons))}")
     cached = _generate(case, model, use_cache=True, **choices)
     full = _generate(case, model, use_cache=False, **choices)
     what = (
