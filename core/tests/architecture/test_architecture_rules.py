@@ -45,8 +45,9 @@ TRANSFORMATION = {
 RESCALING = {**ADDITION, "integration": "rescaling", "insertion": "sequential", "form": "vector", "intra": "diagonal"}
 GATED = {**ADDITION, "integration": "gated addition", "gate": {"by": "token"}}
 ATTENDED = {**CONCATENATION, "workspace": ["attention.key_value"], "integration": "gated addition", "gate": {}}
+GATED_PREFIX = {**CONCATENATION, "workspace": ["attention.key_value"], "gate": {"by": "example"}}
 ATTENTION = {**ADDITION, "workspace": ["attention"], "form": "attention", "inter": "dynamic"}
-POSSIBLE = [ADDITION, SELECTION, CONCATENATION, TRANSFORMATION, RESCALING, GATED, ATTENDED, ATTENTION]
+POSSIBLE = [ADDITION, SELECTION, CONCATENATION, TRANSFORMATION, RESCALING, GATED, ATTENDED, GATED_PREFIX, ATTENTION]
 
 BROKEN: dict[str, dict[str, Any]] = {
     "each slot once": {**RESCALING, "workspace": ["ffn.hidden", "ffn.down:input"]},
@@ -59,7 +60,6 @@ BROKEN: dict[str, dict[str, Any]] = {
     "concatenation at a sequence": {**CONCATENATION, "workspace": ["attention.key"]},
     "a sequence takes concatenation": {**ADDITION, "workspace": ["attention.key_value"]},
     "gated attention over free tokens": {**ATTENDED, "form": "mlp"},
-    "gated attention by a learned gate": {**ATTENDED, "gate": {"by": "token"}},
     "projected tokens are keys and values": {**CONCATENATION, "projected": True},
     "concatenation of free tokens": {**CONCATENATION, "input_type": "hidden"},
     "tokens are concatenated": {**ADDITION, "form": "tokens"},
@@ -83,6 +83,11 @@ BROKEN: dict[str, dict[str, Any]] = {
         "insertion": "sequential",
         "workspace": ["embedding"],
         "gate": {"by": "example"},
+    },
+    "a gate of keys and values is of the example": {
+        **CONCATENATION,
+        "workspace": ["attention.key_value"],
+        "gate": {"by": "token"},
     },
     "sharing names what is shared": {**ADDITION, "sharing": "across model"},
     "reparameterisation is mergeable in form": {**ADDITION, "adapted": "reparameterisation", "form": "mlp"},

@@ -18,12 +18,12 @@ Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class Gate(Spec):
-    """The gate of a gated addition, a standard component of the engine.
+    """The gate of a gated addition, or of keys and values, a standard component of the engine.
 
     The gate is g = activation(a) for a learned scalar, or g = activation(w.x + b) from what the module reads, for each
     token; or the mean of that over an example's tokens, without padding. In a decoder later tokens change that mean,
     and with it what earlier ones were computed with; while generating with a cache it is over the new tokens alone. So
-    an ``example`` gate suits models that read an example at once.
+    an ``example`` gate suits models that read an example at once. At ``*.key_value`` it reads what the attention reads.
     """
 
     by: p.Gating = "learned"

@@ -46,7 +46,7 @@ MEANING: dict[str, dict[str, str]] = {
         "scaled addition": "y + s M(.)",
         "gated addition": "y + g M(.), or (1 - g) y + g M(.); at key_value M(.) is attention over M's tokens",
         "rescaling": "y * M() at an output, F(x * M()) at an input",
-        "concatenation": "[M(); tokens]",
+        "concatenation": "[M(); tokens]; at key_value also [g M(); tokens]",
         "transformation": "F with the weight M(W)",
         "selection": "a trainable copy of named parameters takes the place of the base's own",
     },
@@ -117,6 +117,10 @@ def _is_attended(module: ModuleSpec) -> bool:
     return module.integration == "gated addition" and _kinds(module) == {"key_value"}
 
 
+def _is_gated_prefix(module: ModuleSpec) -> bool:
+    return module.gate is not None and module.integration == "concatenation" and _kinds(module) == {"key_value"}
+
+
 def _is_selection(module: ModuleSpec) -> bool:
     return module.integration == "selection"
 
@@ -179,11 +183,6 @@ RULES: tuple[Rule, ...] = (
         lambda m: _is_attended(m) and not (m.form == "tokens" and m.input_type == "data" and m.insertion == "parallel"),
         "a gated addition at '*.key_value' adds attention over free tokens beside the base's: form = tokens, input type"
         " = data, insertion = parallel",
-    ),
-    Rule(
-        "gated attention by a learned gate",
-        lambda m: _is_attended(m) and m.gate is not None and m.gate.by != "learned",
-        "at '*.key_value' there are no hidden states that a gate could be computed from: gate by = learned",
     ),
     Rule(
         "projected tokens are keys and values",
@@ -274,8 +273,15 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "a gate belongs to gated addition",
-        lambda m: (m.integration == "gated addition") != (m.gate is not None),
-        "integration = gated addition and the field 'gate' come together",
+        lambda m: (m.integration == "gated addition") != (m.gate is not None) and not _is_gated_prefix(m),
+        "integration = gated addition and the field 'gate' come together; besides, a concatenation at '*.key_value' may"
+        " have a gate, which multiplies its keys and values",
+    ),
+    Rule(
+        "a gate of keys and values is of the example",
+        lambda m: _is_gated_prefix(m) and m.gate is not None and (m.gate.by == "token" or m.gate.convex),
+        "all queries of an example share the keys and values, and nothing stands for (1 - g) y in one softmax: a"
+        " concatenation's gate is by = learned or example, and not convex",
     ),
     Rule(
         "real tokens are known in a stack",

@@ -144,7 +144,14 @@ def _typology(module: ModuleSpec) -> RenderableType:
         if names := getattr(module, field):
             rows.append((field, ", ".join(names), meaning, source(field)))
     if module.gate:
-        rows.append(("gate", f"{module.gate.by}, {module.gate.activation}", "g of the gated addition", source("gate")))
+        rows.append(
+            (
+                "gate",
+                f"{module.gate.by}, {module.gate.activation}",
+                "g of the gated addition, or of keys and values",
+                source("gate"),
+            )
+        )
     return _table(None, ("property", "value", "meaning", "provenance"), rows)
 
 

@@ -7,11 +7,13 @@ dropped) and sets it on the model. With nothing attached to a module, the wrappe
 With A(q, K, V) the attention so far and P_k, P_v the function's tokens as keys and values, what joins here computes
 
 ==============  ================================================================
-concatenation   A(q, [P_k; K], [P_v; V])
+concatenation   A(q, [P_k; K], [P_v; V]), or with a gate A(q, [g P_k; K], [g P_v; V])
 gated addition  y + g a, or (1 - g) y + g a, with y = A(q, K, V) and a the model's
                 own attention of q over P_k, P_v alone: a softmax of its own,
                 without mask, position bias or dropout
 ==============  ================================================================
+
+where g is learned, or computed from what the attention reads: the input of the query projection, carried from there.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 
 from refarch.architecture import ModuleSpec
 from refarch.engine.cache import find_cache
+from refarch.engine.context import Tokens
 from refarch.engine.dispatch import Dispatcher
 from refarch.engine.function import Function
 from refarch.engine.gate import GateModule
-from refarch.engine.integrate import Carrier
+from refarch.engine.integrate import Carrier, cast_for
 from refarch.engine.linear import take_part
 from refarch.engine.sites import Site
 from refarch.errors import CompositionError, SlotError
@@ -95,6 +98,8 @@ class KeyValueBound:
         self, owner: Adaptation, spec: ModuleSpec, site: Site, function: Function, gate: GateModule | None = None
     ) -> None:
         self.owner, self.spec, self.site, self.function, self.gate = owner, spec, site, function, gate
+        self.carrier = Carrier(owner) if gate is not None and gate.weight is not None else None
+        self.tokens = Tokens(owner, site) if spec.asks_for_tokens else None
 
     @property
     def enabled(self) -> bool:
@@ -104,9 +109,21 @@ class KeyValueBound:
     def attach(self) -> None:
         """Put the binding at the attention module, and the seam on the model."""
         join(self.owner.model, self.site.end.module, self)
+        if self.carrier is not None:
+            assert self.site.entry is not None
+            Dispatcher.at(self.site.entry.module).add(self.carrier)
+        if self.tokens is not None:
+            self.tokens.attach()
 
     def detach(self) -> None:
         """Take the binding away, and with the last one the seam."""
+        if self.tokens is not None:
+            self.tokens.detach()
+        if self.carrier is not None:
+            assert self.site.entry is not None
+            dispatcher = Dispatcher.of(self.site.entry.module)
+            assert dispatcher is not None
+            dispatcher.remove(self.carrier)
         leave(self.owner.model, self.site.end.module, self)
 
     def merge_reason(self) -> str:
@@ -122,9 +139,17 @@ class KeyValueBound:
 
     def add(self, y: Tensor, own: Tensor) -> Tensor:
         """The attention so far with the tokens' own added, gated; both [b, t, h, dim]."""
-        assert self.gate is not None
-        g = self.gate.value().to(y.dtype)
+        g = self._gate(y)
+        assert self.gate is not None and g is not None
         return ((1 - g) * y if self.gate.convex else y) + g * own
+
+    def _gate(self, like: Tensor) -> Tensor | None:
+        """G, [1] or [b, 1 or t, 1, 1], in another tensor's dtype; None without a gate."""
+        if self.gate is None:
+            return None
+        if self.carrier is None:
+            return self.gate.value().to(like.dtype)
+        return self.gate(cast_for(self.gate, self.carrier.take()), self.tokens).unsqueeze(-1).to(like.dtype)
 
     def extend(
         self,
@@ -144,8 +169,11 @@ class KeyValueBound:
         bias = kwargs.get("position_bias")
         if bias is not None:
             kwargs = {**kwargs, "position_bias": F.pad(bias, (length, 0))}
-        key, value = torch.cat([_by_head(keys, key), key], dim=2), torch.cat([_by_head(values, value), value], dim=2)
-        return key, value, mask, kwargs
+        keys, values = _by_head(keys, key), _by_head(values, value)  # b kv heads l dim
+        g = self._gate(key)
+        if g is not None:
+            keys, values = g * keys, g * values
+        return torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2), mask, kwargs
 
 
 def _by_head(tokens: Tensor, states: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from refarch.engine.dispatch import Dispatcher
 from refarch.engine.function import Function, SlotShape
 from refarch.engine.gate import GateModule
 from refarch.engine.integrate import Bound
-from refarch.engine.linear import read_weight, take_part
+from refarch.engine.linear import read_weight, take_part, widths
 from refarch.engine.sites import Resolver, Site
 from refarch.errors import PluginError, RefarchError, SlotError, SpecError
 from refarch.plugins.registry import resolve
@@ -71,7 +71,7 @@ def build(
                 _check(spec, site)
                 shape = read_shape(spec, site)
                 function = _build(function_class, shape, technique, spec)
-                gate = GateModule(spec.gate, shape.d_in) if spec.gate else None
+                gate = GateModule(spec.gate, _gate_width(spec, site, shape)) if spec.gate else None
                 _place(function, gate, spec, dtype, device)
                 _share(spec, site, function, shared)  # after placing, which may make new parameters
                 insertions.append(Insertion(spec, site, function, gate))
@@ -124,8 +124,18 @@ def _check(spec: ModuleSpec, site: Site) -> None:
             f"{site.address}: the family's table names no projections that make keys and values there",
             "use a technique that brings keys and values of its own",
         )
+    if spec.gate is not None and spec.gate.by != "learned" and site.ref.slot.kind == "key_value" and not site.entry:
+        raise SlotError(
+            f"{site.address}: the family's table names no query projection, whose input a gate could be computed from",
+            "use a learned gate",
+        )
     if spec.form == "linear" and site.ref.slot.kind == "norm" and spec.insertion == "parallel":
         raise SlotError(f"{site.address}: nothing linear stands beside a norm", "insert sequentially, or select it")
+
+
+def _gate_width(spec: ModuleSpec, site: Site, shape: SlotShape) -> int:
+    """The width of what a gate reads: what the function reads; at keys and values, what the attention does."""
+    return widths(site.entry.module)[0] if site.ref.slot.kind == "key_value" and site.entry else shape.d_in
 
 
 def _function_class(spec: ModuleSpec) -> type[Function]:

@@ -34,7 +34,8 @@ class Site:
         address: ``encoder.0.attention.query``; unique on the model.
         ref: the slot and side.
         end: where the module's output joins.
-        entry: for a sublayer that the table names no module for, the leaf whose input it reads.
+        entry: for a sublayer that the table names no module for, the leaf whose input it reads; for keys and values,
+            the query projection, which reads what the attention does.
         projections: for keys and values, the modules that make them.
         attends: for a function of form attention, the module that calls the attention function.
         shape: what the function is built for.
@@ -264,19 +265,21 @@ class Resolver:
             end = self._end(ref, stack, prefix)
         if end is None:
             return None
-        entry = find(self.base, prefix, stack.slots[ref.slot.reads_at]) if _by_leaves(ref, stack) else None
+        of_keys = ref.slot.kind == "key_value"
+        first = ref.slot.reads_at if _by_leaves(ref, stack) else _beside(ref, "query") if of_keys else ""
+        entry = find(self.base, prefix, stack.slots[first]) if first in stack.slots else None
         if entry is None and _by_leaves(ref, stack):
             return None
         width = self._widths(ref, stack, prefix, end, entry)
         if width is None:
             return None
         shape = self._shape(ref, end, width, stack, index)
-        projections = self._projections(ref, stack, prefix) if ref.slot.kind == "key_value" else ()
+        projections = self._projections(ref, stack, prefix) if of_keys else ()
         return Site(_address(stack, index, ref), ref, end, shape, entry, stack, projections)
 
     def _projections(self, ref: SlotRef, stack: StackTable, prefix: str) -> tuple[Place, ...]:
         """The modules that make keys and values; empty where the table does not name both."""
-        names = [ref.slot.name.removesuffix("key_value") + part for part in ("key", "value")]
+        names = [_beside(ref, part) for part in ("key", "value")]
         found = [find(self.base, prefix, stack.slots[name]) if name in stack.slots else None for name in names]
         return tuple(place for place in found if place is not None) if None not in found else ()
 
@@ -291,7 +294,7 @@ class Resolver:
         self, ref: SlotRef, stack: StackTable, prefix: str, end: Place, entry: Place | None
     ) -> tuple[int, int] | None:
         if ref.slot.kind == "key_value":
-            kind = ref.slot.name.removesuffix("_value")  # attention.key, whose output the prefix stands beside
+            kind = _beside(ref, "key")  # whose output the prefix stands beside
             key = find(self.base, prefix, stack.slots[kind]) if kind in stack.slots else None
             if key is None:
                 return None
@@ -348,6 +351,11 @@ def _own_width(place: Place, d_out: int) -> int:
         return place.part.width(d_out) if place.part else d_out
     except ValueError as error:
         raise SlotError(f"{place.path}: {error}", "is the family's table right?") from None
+
+
+def _beside(ref: SlotRef, part: str) -> str:
+    """The slot of a projection in the same attention: attention.key_value -> attention.query."""
+    return f"{ref.slot.name.rpartition('.')[0]}.{part}"
 
 
 def _address(stack: StackTable, index: int | None, ref: SlotRef) -> str:
