@@ -48,6 +48,12 @@ class FusedLowRank(torch.autograd.Function):
         return gx, None, None, g_down, g_up, None
 
 
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on where x is; torch refuses the question for the meta device."""
+    kind = x.device.type
+    return kind != "meta" and torch.is_autocast_enabled(kind)
+
+
 def can_fuse(leaf: nn.Module, function: Any, x: Tensor) -> bool:
     """Whether the fused node computes exactly what the layer and the function would, on the same kernels."""
     weight = getattr(leaf, "weight", None)
@@ -60,7 +66,7 @@ def can_fuse(leaf: nn.Module, function: Any, x: Tensor) -> bool:
         and x.dtype.is_floating_point
         and not function.drops
         and isinstance(function.scale, (int, float))
-        and not torch.is_autocast_enabled(x.device.type)
+        and not autocasts(x)
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()  # torch.func.grad, vmap ...
         and torch.is_grad_enabled()

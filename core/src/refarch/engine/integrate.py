@@ -28,7 +28,7 @@ from refarch.architecture.properties import ADDITIVE
 from refarch.engine.context import Tokens
 from refarch.engine.dispatch import Dispatcher, Inner
 from refarch.engine.function import Function, LowRank
-from refarch.engine.fused import can_fuse
+from refarch.engine.fused import autocasts, can_fuse
 from refarch.engine.gate import GateModule
 from refarch.engine.linear import plain_reason, put_part, read_weight, take_part
 from refarch.engine.sites import Site
@@ -127,8 +127,7 @@ class Bound:
         read = y if not self.parallel else x if self.carrier is None else self.carrier.take()
         function = self.function
         own = cast_for(function, read)
-        kind = y.device.type
-        computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.dtype
+        computed = torch.get_autocast_dtype(y.device.type) if autocasts(y) else own.dtype
         if plain and computed == y.dtype:
             return function(own, into=y)  # type: ignore[no-any-return]
         out = self._contribution(own)
@@ -286,6 +285,6 @@ def parameter_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
 def cast_for(module: nn.Module, x: Tensor) -> Tensor:
     """X in the dtype that the module computes in; autocast, where it is on, decides instead."""
     dtype = parameter_dtype(module, x.dtype)
-    if x.dtype == dtype or not x.dtype.is_floating_point or torch.is_autocast_enabled(x.device.type):
+    if x.dtype == dtype or not x.dtype.is_floating_point or autocasts(x):
         return x
     return x.to(dtype)
