@@ -258,11 +258,16 @@ class Adaptation:
 
     # algebra and files ---------------------------------------------------------------------------------------------
 
-    def merge_reasons(self) -> list[str]:
-        """Why the adaptation cannot be merged into the base weights; empty if it can, exactly."""
+    def merge_reasons(self, *, in_memory: bool = True) -> list[str]:
+        """Why the adaptation cannot be merged into the base weights; empty if it can, exactly.
+
+        Args:
+            in_memory: False to leave out that weights may not be there to be written into: what holds for a model on
+                the meta device, once it has weights.
+        """
         from refarch.engine.merge import reasons
 
-        return reasons(self)
+        return reasons(self, in_memory)
 
     def merge(self) -> None:
         """Write the adaptation into the base weights; the forward pass is then the plain model's.
@@ -311,6 +316,18 @@ class Adaptation:
         from refarch.engine.checkpoint import save
 
         return save(self, Path(folder), for_training=for_training)
+
+    def saved_state(self, *, for_training: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """What :meth:`save` writes into the tensor file: the tensors by name, and the file's metadata.
+
+        Works on the meta device too, where it says names and shapes.
+
+        Args:
+            for_training: as in :meth:`save`.
+        """
+        from refarch.engine.checkpoint import contents
+
+        return contents(self, for_training=for_training)
 
     def base_fingerprint(self) -> Fingerprint:
         """The identity of the base that this adaptation belongs to."""

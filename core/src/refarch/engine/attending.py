@@ -68,7 +68,7 @@ class AttendingBound(Bound):
         """Keep what the base's attention sees until the sublayer ends."""
         self.seen = Seen(tokens, mask)
 
-    def merge_reason(self) -> str:
+    def merge_reason(self, in_memory: bool = True) -> str:
         """Why it does not merge."""
         return "what its tokens find in each other depends on the input, and is no weight (functional form: attention)"
 

@@ -126,7 +126,7 @@ class KeyValueBound:
             dispatcher.remove(self.carrier)
         leave(self.owner.model, self.site.end.module, self)
 
-    def merge_reason(self) -> str:
+    def merge_reason(self, in_memory: bool = True) -> str:
         """Why it does not merge."""
         return "attention over tokens of its own is a gated addition that depends on the input, not a weight"
 

@@ -56,11 +56,10 @@ class Checkpoint(Spec):
 
 def save(adaptation: Adaptation, folder: Path, *, for_training: bool = False) -> Path:
     """See :meth:`Adaptation.save`."""
-    train_only = any(insertion.spec.train_only for insertion in adaptation.insertions)
-    folds = train_only and not for_training and not adaptation.folded
-    tensors = _folded(adaptation) if folds else adaptation.state_dict()
+    folds = _folds(adaptation, for_training)
+    tensors, metadata = contents(adaptation, for_training=for_training)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    data = to_bytes(tensors, metadata={"format": "refarch", "technique": adaptation.technique.name})
+    data = to_bytes(tensors, metadata=metadata)
     digest = hashlib.sha256(data).hexdigest()
     checkpoint = Checkpoint(
         name=adaptation.name,
@@ -83,6 +82,18 @@ def save(adaptation: Adaptation, folder: Path, *, for_training: bool = False) ->
             with contextlib.suppress(OSError):
                 old.unlink()
     return folder
+
+
+def contents(adaptation: Adaptation, *, for_training: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """See :meth:`Adaptation.saved_state`."""
+    tensors = _folded(adaptation) if _folds(adaptation, for_training) else adaptation.state_dict()
+    return tensors, {"format": "refarch", "technique": adaptation.technique.name}
+
+
+def _folds(adaptation: Adaptation, for_training: bool) -> bool:
+    """Whether saving drops what only training needs."""
+    train_only = any(insertion.spec.train_only for insertion in adaptation.insertions)
+    return train_only and not for_training and not adaptation.folded
 
 
 def _folded(adaptation: Adaptation) -> dict[str, Tensor]:

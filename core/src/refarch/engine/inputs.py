@@ -49,7 +49,7 @@ class InputsBound:
         if not seam.bindings:
             seam.remove()
 
-    def merge_reason(self) -> str:
+    def merge_reason(self, in_memory: bool = True) -> str:
         """Why it does not merge."""
         return "tokens at the inputs are read by every layer; no weight of one layer stands for them"
 

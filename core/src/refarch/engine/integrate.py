@@ -233,8 +233,12 @@ class Bound:
             return keep * weight + delta, None if bias is None else keep * bias
         return keep * weight + delta @ weight, None if bias is None else keep * bias + delta @ bias
 
-    def merge_reason(self) -> str:
-        """Why this binding's map is no weight of the layer; empty if it is."""
+    def merge_reason(self, in_memory: bool = True) -> str:
+        """Why this binding's map is no weight of the layer; empty if it is.
+
+        Args:
+            in_memory: whether a weight that is not in memory counts as a reason.
+        """
         spec, site = self.spec, self.site
         if site.ref.slot.kind != "linear":
             return f"slot {str(site.ref)!r} is of kind {site.ref.slot.kind}, not a linear map"
@@ -246,7 +250,7 @@ class Bound:
             return f"its gate depends on the input (by {spec.gate.by})"
         if spec.inter == "dynamic":
             return "inter-connectivity is dynamic: the map depends on the input"
-        return plain_reason(site.end.module)
+        return plain_reason(site.end.module, in_memory)
 
     def writes(self) -> tuple[str, ...]:
         """Which of the layer's parameters merging changes."""

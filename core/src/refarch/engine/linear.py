@@ -27,14 +27,19 @@ def widths(module: nn.Module) -> tuple[int, int]:
     raise SlotError(f"the width of a {type(module).__name__} cannot be read", "is the family's table right?")
 
 
-def plain_reason(module: nn.Module) -> str:
-    """Why the weight of ``module`` cannot be read or written as a plain matrix; empty if it can."""
+def plain_reason(module: nn.Module, in_memory: bool = True) -> str:
+    """Why the weight of ``module`` cannot be read or written as a plain matrix; empty if it can.
+
+    Args:
+        module: a layer of a backbone.
+        in_memory: whether a weight that is not in memory counts as a reason.
+    """
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2:
         return f"{type(module).__name__} has no weight matrix"
     if "weight" not in module._parameters:
         return f"its weight is computed from other parameters ({type(module).__name__})"
-    if weight.is_meta:
+    if weight.is_meta and in_memory:
         return "its weight is not in memory (it is offloaded, or on the meta device)"
     if not weight.dtype.is_floating_point or weight.element_size() < 2:
         return f"its weight is quantised ({weight.dtype})"

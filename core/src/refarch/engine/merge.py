@@ -38,13 +38,13 @@ def _log(adaptation: Adaptation) -> list[tuple[Adaptation, Merged]]:
     return found
 
 
-def reasons(adaptation: Adaptation) -> list[str]:
-    """Why an adaptation cannot be merged exactly; empty if it can."""
+def reasons(adaptation: Adaptation, in_memory: bool = True) -> list[str]:
+    """See :meth:`Adaptation.merge_reasons`."""
     found = []
     tied = _tied(adaptation.model)
     copied = {id(item.current) for item in adaptation.model.__dict__.get(selection._KEY, {}).values()}
     for binding in adaptation.bound:
-        reason = binding.merge_reason()
+        reason = binding.merge_reason(in_memory)
         if not reason and isinstance(binding, Bound):
             reason = _not_its_own(binding, tied, copied) or _order(binding)
         if reason:
