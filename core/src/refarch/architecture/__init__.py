@@ -13,7 +13,7 @@ from refarch.architecture.pipeline import (
     Times,
     TrainingSpec,
 )
-from refarch.architecture.properties import MEANING, RULES, Provenance, describe
+from refarch.architecture.properties import MEANING, PROPERTIES, RULES, Provenance, describe
 from refarch.architecture.slots import ALIASES, SLOTS, Layers, Slot, SlotRef, parse_slot
 from refarch.architecture.task import SOURCE_OPTIONS, SPLIT_OPTIONS, Formulation, TaskSpec
 from refarch.architecture.technique import ConfiguredTechnique, Option, TechniqueSpec, validate_options
@@ -22,6 +22,7 @@ __all__ = [
     "ALIASES",
     "CONTRACT",
     "MEANING",
+    "PROPERTIES",
     "RULES",
     "SLOTS",
     "SOURCE_OPTIONS",

@@ -36,6 +36,19 @@ Gating = Literal["learned", "token", "example"]
 
 ADDITIVE: tuple[Integration, ...] = ("direct addition", "scaled addition", "gated addition")
 
+PROPERTIES: dict[str, str] = {
+    "insertion": "insertion form",
+    "integration": "integration form",
+    "input_type": "input type",
+    "adapted": "parameters adapted",
+    "intra": "intra-connectivity",
+    "inter": "inter-connectivity",
+    "sharing": "sharing",
+    "form": "functional form",
+    "routing": "routing",
+}
+"""The fields of a module spec that are properties, and their names in the field."""
+
 MEANING: dict[str, dict[str, str]] = {
     "insertion": {
         "sequential": "reads what the base computes at the slot",

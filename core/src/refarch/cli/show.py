@@ -15,19 +15,6 @@ if TYPE_CHECKING:
     from refarch.architecture import FamilySpec, ModelSpec, ModuleSpec, Option, TaskSpec, TechniqueSpec
     from refarch.plugins import CommandSpec, Registry
 
-PROPERTIES = {
-    "insertion": "insertion form",
-    "integration": "integration form",
-    "input_type": "input type",
-    "adapted": "parameters adapted",
-    "intra": "intra-connectivity",
-    "inter": "inter-connectivity",
-    "sharing": "sharing",
-    "form": "functional form",
-    "routing": "routing",
-}
-"""The fields of a module spec that are properties, and their names in the field."""
-
 
 @click.command("show")
 @click.argument("name")
@@ -125,7 +112,7 @@ def _preset(spec: TechniqueSpec, values: dict[str, Any]) -> str:
 
 
 def _typology(module: ModuleSpec) -> RenderableType:
-    from refarch.architecture import Provenance, describe
+    from refarch.architecture import PROPERTIES, Provenance, describe
 
     def source(field: str) -> str:
         found = module.provenance.get(field, Provenance())
