@@ -12,6 +12,7 @@ PARTS = {
         "refarch_compare.evidence.command:command",
         "What runs left and what was imported, as a table to query.",
     ),
+    "import": ("refarch_compare.evidence.importing:command", "Results of others as records, marked as imported."),
     "structure": ("refarch_compare.structure.command:command", "The typology side by side, distances, and a map."),
 }
 """Each command's import path and its line in ``--help`` (so that help imports none of them)."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from refarch import ConfiguredTechnique, ModelSpec, Registry, RunRecord
-from refarch.architecture import TechniqueChoice
 from refarch.errors import DataError, RefarchError
 from refarch.files import read_json
 from refarch.plugins import resolve
@@ -53,7 +52,7 @@ class Reader:
         row = Row.parse({**data, "path": str(path)}, str(path))
         if not row.imported:
             raise DataError(f"{path}: its origin is {row.origin!r}, but an imported record's begins with {IMPORTED!r}")
-        return row.model_copy(update={"specs": self.specs([TechniqueChoice(name=row.technique, options=row.options)])})
+        return row.model_copy(update={"specs": self.specs([(row.technique, row.options)])})
 
     def _run(self, data: dict[str, Any], path: Path) -> Row:
         record = RunRecord.parse(data, str(path))
@@ -66,7 +65,7 @@ class Reader:
             technique="+".join(choice.name for choice in choices),
             label="+".join(choice.label or choice.name for choice in choices),
             options=dict(choices[0].options) if len(choices) == 1 else {c.name: dict(c.options) for c in choices},
-            specs=self.specs(choices),
+            specs=self.specs([(choice.name, choice.options) for choice in choices]),
             backbone=pipeline.backbone.name,
             family=self.family(pipeline.backbone.name),
             task=pipeline.task.name,
@@ -90,18 +89,18 @@ class Reader:
             path=str(path),
         )
 
-    def specs(self, choices: tuple[TechniqueChoice, ...] | list[TechniqueChoice]) -> tuple[ConfiguredTechnique, ...]:
+    def specs(self, choices: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[ConfiguredTechnique, ...]:
         """The configured techniques, or nothing where one of them is not installed or has no such options."""
-        found = [self._configure(choice) for choice in choices]
+        found = [self._configure(name, options) for name, options in choices]
         return tuple(spec for spec in found if spec) if all(found) else ()
 
-    def _configure(self, choice: TechniqueChoice) -> ConfiguredTechnique | None:
-        key = json.dumps([choice.name, choice.options], sort_keys=True, default=str)
+    def _configure(self, name: str, options: Mapping[str, Any]) -> ConfiguredTechnique | None:
+        key = json.dumps([name, options], sort_keys=True, default=str)
         if key not in self._configured:
             spec = None
-            if choice.name in self.registry.names("technique"):
+            if name in self.registry.names("technique"):
                 try:
-                    spec = self.registry.technique(choice.name).configure(choice.options)
+                    spec = self.registry.technique(name).configure(options)
                 except RefarchError:  # a plugin of another version, or a broken one: the figures still count
                     spec = None
             self._configured[key] = spec
