@@ -13,6 +13,10 @@ PARTS = {
         "What runs left and what was imported, as a table to query.",
     ),
     "import": ("refarch_compare.evidence.importing:command", "Results of others as records, marked as imported."),
+    "relate": (
+        "refarch_compare.relate.command:command",
+        "Which properties go with which results, and what cannot be said.",
+    ),
     "structure": ("refarch_compare.structure.command:command", "The typology side by side, distances, and a map."),
 }
 """Each command's import path and its line in ``--help`` (so that help imports none of them)."""
