@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         load,
     )
     from refarch.errors import RefarchError
-    from refarch.pipeline import Data, Task, run
+    from refarch.pipeline import Data, Pool, RunFolder, Task, run
     from refarch.plugins import CommandSpec, Registry, default_registry, hookimpl
 
 __version__ = "0.1.0"
@@ -72,7 +72,7 @@ _ENGINE = ("Adaptation", "Attend", "BlockRotation", "Function", "LowRank", "Slot
 _NAMES = {
     **dict.fromkeys(_ARCHITECTURE, "refarch.architecture"),
     **dict.fromkeys(_ENGINE, "refarch.engine"),
-    **dict.fromkeys(("Data", "Task", "run"), "refarch.pipeline"),
+    **dict.fromkeys(("Data", "Pool", "RunFolder", "Task", "run"), "refarch.pipeline"),
     **dict.fromkeys(("CommandSpec", "Registry", "default_registry", "hookimpl"), "refarch.plugins"),
     "RefarchError": "refarch.errors",
 }
@@ -96,9 +96,11 @@ __all__ = [
     "ModuleSpec",
     "Option",
     "PipelineSpec",
+    "Pool",
     "Provenance",
     "RefarchError",
     "Registry",
+    "RunFolder",
     "RunRecord",
     "SlotShape",
     "StackTable",

@@ -74,6 +74,10 @@ class RunError(RefarchError):
     """A run failed; the message says where its last good state is."""
 
 
+class BusyError(RunError):
+    """Another process is at it; what it holds is free again when it ends, however it ends."""
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The names in ``known`` most like ``name``, best first."""
     return difflib.get_close_matches(name, sorted(set(known)), n=count, cutoff=0.5)

@@ -1,16 +1,17 @@
-"""Atomic writes: a file is there whole or not at all, whatever kills the process."""
+"""Atomic writes: a file is there whole or not at all, whatever kills the process. And locks that die with it."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from refarch.errors import CheckpointError, SaveError
+from refarch.errors import BusyError, CheckpointError, SaveError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -54,6 +55,27 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str, hint: str | None = None) -> Iterator[None]:
+    """Hold a lock file while inside; the system lets go of it when the process dies, whatever kills it.
+
+    Args:
+        path: made if need be, and left there.
+        what: what the lock is for, for the message: "runs in runs/first".
+        hint: what to do if it is taken.
+
+    Raises:
+        BusyError: another process (or this one, elsewhere) holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BusyError(f"another process {what}", hint) from None
+        yield
 
 
 def read_json(path: Path, limit: int = 16 * 2**20) -> Any:

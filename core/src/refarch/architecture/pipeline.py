@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from refarch.architecture.base import CONTRACT, Spec
 from refarch.architecture.technique import PluginName
@@ -69,11 +69,20 @@ class TrainingSpec(Spec):
     """Steps between checkpoints; ten in a run when left out."""
     log_every: int = Field(10, ge=1)
     evaluate_every: int | None = Field(None, ge=1)
-    """Steps between evaluations on the validation split; only at the end when left out."""
+    """Steps between evaluations on the validation split; none when left out."""
+    evaluations: int | None = Field(None, ge=1)
+    """Instead of ``evaluate_every``: about so many evaluations on the validation split, evenly spread, one of them at
+    the end."""
     keep_checkpoints: bool = False
     """Keep the optimizer's state after the run has finished."""
     threads: int | None = Field(None, ge=1)
     """Torch's threads; the cores that this process may use, at most 8, when left out."""
+
+    @model_validator(mode="after")
+    def _one_rhythm(self) -> TrainingSpec:
+        if self.evaluate_every and self.evaluations:
+            raise ValueError("give either evaluate_every or evaluations")
+        return self
 
 
 class PipelineSpec(Spec):
@@ -85,6 +94,9 @@ class PipelineSpec(Spec):
     training: TrainingSpec = TrainingSpec()
     seed: int = Field(0, ge=0, lt=2**31)
     """The run's seed; those of the head, the modules and the data order are derived from it."""
+    score_on: Literal["test", "validation"] = "test"
+    """The split that gives the score. A run that searches for settings scores on validation and never sees the test
+    split."""
     contract: int = CONTRACT
 
     @field_validator("backbone", mode="before")
@@ -129,13 +141,13 @@ class RunRecord(Spec):
     format: int = 1
     pipeline: PipelineSpec
     score: float
-    """The task's metric on the test split."""
+    """The task's metric on the split that ``pipeline.score_on`` names."""
     metric: str
     greater_is_better: bool
     formulation: str = "plain"
     """How the task was put to the backbone."""
     metrics: dict[str, float]
-    """All metrics on the test split."""
+    """All metrics on that split."""
     baselines: dict[str, float] = {}
     """The same metric for trivial answers, such as the most frequent label."""
     seeds: Seeds

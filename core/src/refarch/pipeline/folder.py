@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import functools
 import json
 import platform
 import shutil
@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from refarch.architecture import PipelineSpec, RunRecord
-from refarch.errors import RunError, UsageError
-from refarch.files import read_json, write_text
+from refarch.errors import UsageError
+from refarch.files import locked, read_json, write_text
 
 COMPLETE = "complete"
 
@@ -51,19 +51,13 @@ class RunFolder:
         """Hold the folder against a second process; the system lets go of it when the process dies.
 
         Raises:
-            RunError: another process runs in this folder.
+            BusyError: another process runs in this folder.
         """
         if not self.writes:
             yield
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunError(
-                    f"another process runs in {self.path}", "wait for it, or choose another folder with --out"
-                ) from None
+        hint = "wait for it, or choose another folder with --out"
+        with locked(self.path / ".lock", f"runs in {self.path}", hint):
             yield
 
     def claim(self, pipeline: PipelineSpec) -> None:
@@ -76,8 +70,8 @@ class RunFolder:
             return
         path = self.path / "pipeline.json"
         if not path.is_file():
-            write_text(path, pipeline.to_json())
             write_text(self.path / "environment.json", json.dumps(environment(), indent=2))
+            write_text(path, pipeline.to_json())
             return
         there = PipelineSpec.parse(read_json(path), str(path))
         if there != pipeline:
@@ -106,19 +100,27 @@ class RunFolder:
         with open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(dict(line)) + "\n")
 
-    def rewind(self, step: int) -> None:
-        """Drop the metrics that came after ``step``: they will come again."""
+    def rewind(self, step: int) -> float:
+        """Drop the metrics that came after ``step``: they will come again.
+
+        Returns:
+            The seconds of training that led to ``step``, as the metrics before it tell.
+        """
         if not self.writes or not self.metrics.is_file():
-            return
-        kept = []
+            return 0.0
+        kept: list[str] = []
+        seconds = 0.0
         for line in self.metrics.read_text(encoding="utf-8").splitlines():
             try:
                 values = json.loads(line)
             except ValueError:  # the last line of a killed process
                 continue
-            if values.get("step", 0) <= step:
+            at = values.get("step", 0)
+            if at <= step:
                 kept.append(line)
+                seconds = values.get("seconds", 0.0) * step / at if at else 0.0
         write_text(self.metrics, "".join(line + "\n" for line in kept))
+        return seconds
 
     def spent(self) -> dict[str, float]:
         """Seconds spent in each phase by earlier attempts, and how many there were."""
@@ -150,6 +152,12 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 def versions() -> dict[str, str]:
     """Versions of what decides a result."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Read once in a process: it takes longer than a short run's training."""
     names = ["refarch", "torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "datasets"]
     found = {"python": platform.python_version()}
     for distribution in metadata.distributions():

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,11 +22,13 @@ from refarch.engine import Adaptation, attach
 from refarch.errors import RefarchError, RunError, UsageError
 from refarch.files import read_json, write_text
 from refarch.pipeline.folder import RunFolder, new_folder, versions
+from refarch.pipeline.memory import peak_memory, reset_peak
+from refarch.pipeline.pool import Pool
 from refarch.pipeline.progress import Progress
-from refarch.pipeline.resolve import backbone_kind, configured, load_backbone, quiet, resolve_pipeline, seeds
-from refarch.pipeline.task import Data, Task
+from refarch.pipeline.resolve import configured, quiet, resolve_pipeline, seeds
+from refarch.pipeline.task import Data, Rows, Task
 from refarch.pipeline.trainer import AdaptationTrainer, RunCallback
-from refarch.plugins import Registry, default_registry, resolve
+from refarch.plugins import Registry, default_registry
 
 
 @dataclass
@@ -64,26 +64,24 @@ class _Clock:
             self.folder.note(self.spent)
 
 
-def assemble(pipeline: PipelineSpec, *, registry: Registry | None = None) -> Assembled:
+def assemble(pipeline: PipelineSpec, *, registry: Registry | None = None, pool: Pool | None = None) -> Assembled:
     """Load a resolved pipeline's data and model and attach its techniques.
+
+    Args:
+        pipeline: all options and training fields decided.
+        registry: where names are looked up; the installed plugins when left out.
+        pool: what earlier runs of this process have loaded; everything is loaded when left out.
 
     Raises:
         RefarchError: with the cause, whatever part of it cannot be had.
     """
     registry = registry or default_registry()
     own_seeds = seeds(pipeline.seed)
-    spec = registry.task(pipeline.task.name)
-    formulation = spec.formulation(backbone_kind(pipeline.backbone, registry), pipeline.task.formulation)
-    task: Task = resolve(spec.implementation)(**pipeline.task.options)
-    task.formulation, task.metric = formulation.name, spec.metric
-    task.read(own_seeds.data)
-    model, tokenizer = load_backbone(
-        pipeline.backbone, formulation.auto_class, task.model_arguments(), registry, own_seeds.head
-    )
+    base = (pool or Pool()).take(pipeline, registry)
+    model, formulation = base.model, base.formulation
     total = sum(p.numel() for p in model.parameters())
     if pipeline.training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    data = task.encode(tokenizer)
     attached: list[Adaptation] = []
     for label, technique in configured(pipeline, registry):
         first = not attached
@@ -97,7 +95,9 @@ def assemble(pipeline: PipelineSpec, *, registry: Registry | None = None) -> Ass
                 registry=registry,
             )
         )
-    return Assembled(pipeline, spec, formulation, task, data, model, tokenizer, attached, own_seeds, total)
+    return Assembled(
+        pipeline, base.spec, formulation, base.task, base.data, model, base.tokenizer, attached, own_seeds, total
+    )
 
 
 def _selects_head(technique: Any) -> bool:
@@ -111,6 +111,7 @@ def run(
     *,
     registry: Registry | None = None,
     progress: bool = False,
+    pool: Pool | None = None,
 ) -> tuple[RunRecord, Path]:
     """Run a pipeline in a folder, or take up again what a killed run left there.
 
@@ -120,6 +121,8 @@ def run(
             record is returned.
         registry: where names are looked up; the installed plugins when left out.
         progress: show progress on standard error.
+        pool: shares the backbone and the data with this process's other runs that are given it, which changes no
+            result.
 
     Returns:
         The record and the run's folder.
@@ -140,18 +143,22 @@ def run(
         done = files.finished()
         if done is not None:
             return done, files.path
-        with _threads(resolved.training.threads) as threads, Progress(progress) as display:
-            return _run(resolved, files, registry, display, threads), files.path
+        turn = pool.turn() if pool else contextlib.nullcontext()
+        with _threads(resolved.training.threads) as threads, Progress(progress) as display, turn:
+            return _run(resolved, files, registry, display, threads, pool), files.path
 
 
-def _run(pipeline: PipelineSpec, files: RunFolder, registry: Registry, display: Progress, threads: int) -> RunRecord:
+def _run(
+    pipeline: PipelineSpec, files: RunFolder, registry: Registry, display: Progress, threads: int, pool: Pool | None
+) -> RunRecord:
+    reset_peak()
     clock = _Clock(files, files.spent())
     clock.spent["attempts"] = clock.spent.get("attempts", 0) + 1
     clock.spent.setdefault("started", time.time())
     registry.observers()
     display.phase(f"loading {pipeline.backbone.name} and {pipeline.task.name}")
     with clock.phase("load"):
-        parts = assemble(pipeline, registry=registry)
+        parts = assemble(pipeline, registry=registry, pool=pool)
     count = sum(adaptation.count() for adaptation in parts.adaptations)
     display.phase(
         f"training {count:,} parameters ({count / parts.total_parameters:.2%} of {parts.total_parameters:,}) on"
@@ -160,16 +167,17 @@ def _run(pipeline: PipelineSpec, files: RunFolder, registry: Registry, display: 
     registry.manager.hook.refarch_pipeline_built(pipeline=pipeline, folder=files.path)
     trainer = _trainer(parts, files, registry, display)
     checkpoint = files.last_checkpoint()
-    files.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    trainer.callback.seconds = files.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     if checkpoint:
         display.phase(f"resuming from {checkpoint.name}")
     with clock.phase("train"), quiet():
         _train(trainer, checkpoint)
     display.stop()
-    display.phase(f"evaluating on {len(parts.data.test):,} test examples")
+    rows = _scored(parts)
+    display.phase(f"evaluating on {len(rows):,} {pipeline.score_on} examples")
     with clock.phase("evaluate"), quiet():
-        trainer.callback.split = "test"
-        metrics = trainer.evaluate(parts.data.test)  # type: ignore[arg-type]
+        trainer.callback.split = pipeline.score_on
+        metrics = trainer.evaluate(rows)  # type: ignore[arg-type]
     if not files.writes:
         trainer.accelerator.wait_for_everyone()
         return RunRecord.parse(read_json(files.record), str(files.record))
@@ -181,6 +189,18 @@ def _run(pipeline: PipelineSpec, files: RunFolder, registry: Registry, display: 
         shutil.rmtree(files.checkpoints, ignore_errors=True)
     registry.manager.hook.refarch_run_finished(record=record, folder=files.path)
     return record
+
+
+def _scored(parts: Assembled) -> Rows:
+    """The split that gives the score."""
+    if parts.pipeline.score_on == "test":
+        return parts.data.test
+    if parts.data.validation is None or not len(parts.data.validation):
+        raise UsageError(
+            f"the score is to come from the validation split, but task {parts.task_spec.name!r} has none here",
+            "give it one (validation, or validation_size), or score on test",
+        )
+    return parts.data.validation
 
 
 def _processes() -> int:
@@ -228,7 +248,8 @@ def _arguments(parts: Assembled, files: RunFolder) -> TrainingArguments:
     t = parts.pipeline.training
     batch = t.batch_size * t.gradient_accumulation * _processes()
     steps = t.max_steps or math.ceil(len(parts.data.train) / batch * t.epochs)
-    evaluate = bool(t.evaluate_every and parts.data.validation is not None and len(parts.data.validation))
+    every = t.evaluate_every or (math.ceil(steps / t.evaluations) if t.evaluations else None)
+    evaluate = bool(every and parts.data.validation is not None and len(parts.data.validation))
     return TrainingArguments(
         output_dir=str(files.checkpoints),
         num_train_epochs=t.epochs,
@@ -247,7 +268,7 @@ def _arguments(parts: Assembled, files: RunFolder) -> TrainingArguments:
         logging_steps=t.log_every,
         logging_first_step=True,
         eval_strategy="steps" if evaluate else "no",
-        eval_steps=t.evaluate_every,
+        eval_steps=every,
         save_strategy="steps",
         save_steps=t.save_every or max(1, steps // 10),
         save_total_limit=2,
@@ -303,7 +324,7 @@ def _record(
         trainable_parameters=sum(adaptation.count() for adaptation in parts.adaptations),
         module_parameters=modules,
         total_parameters=parts.total_parameters,
-        peak_memory_bytes=_peak_memory(),
+        peak_memory_bytes=peak_memory(),
         saved_bytes=sum(file.stat().st_size for folder in saved for file in folder.iterdir()),
         steps=trainer.state.global_step,
         resumed=int(clock.spent["attempts"]) - 1,
@@ -319,14 +340,6 @@ def _record(
         started=datetime.fromtimestamp(clock.spent["started"], UTC).isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _peak_memory() -> int:
-    """Bytes: the device's peak, or the process's largest resident size on CPU."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ repeats, a stop at a loss that is not finite, metrics on file and progress on sc
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.trainer_utils import IntervalStrategy
 
 from refarch.engine import adaptations
 from refarch.engine.checkpoint import read
@@ -164,6 +166,9 @@ class AdaptationTrainer(Trainer):
 class RunCallback(TrainerCallback):
     """Metrics on file, observers told, progress shown.
 
+    Every line of metrics has ``seconds``: the wall-clock time of the steps that led to it, without evaluations,
+    checkpoints and what a kill has lost.
+
     Args:
         folder: the run's.
         registry: whose observers are told.
@@ -174,6 +179,8 @@ class RunCallback(TrainerCallback):
         self.folder, self.registry, self.progress = folder, registry, progress
         self.trainer: AdaptationTrainer | None = None
         self.split = "validation"
+        self.seconds = 0.0
+        self._mark = 0.0
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         """Tell the sampler which epoch begins."""
@@ -181,8 +188,20 @@ class RunCallback(TrainerCallback):
             self.trainer.order.epoch = int(state.epoch or 0)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
-        """Move the display."""
+        """Stop the clock, move the display, and evaluate at the end too if that is done on the way."""
+        now = time.perf_counter()
+        self.seconds, self._mark = self.seconds + now - self._mark, now
         self.progress.step(state.global_step, state.max_steps)
+        if state.global_step >= state.max_steps and args.eval_strategy != IntervalStrategy.NO:
+            control.should_evaluate = True
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Start the clock of the steps."""
+        self._mark = time.perf_counter()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """A checkpoint's time is no training time."""
+        self._mark = time.perf_counter()
 
     def on_log(
         self,
@@ -196,7 +215,7 @@ class RunCallback(TrainerCallback):
         values = {k: v for k, v in (logs or {}).items() if isinstance(v, (int, float)) and math.isfinite(v)}
         if not state.is_world_process_zero or "loss" not in values:
             return
-        self.folder.log({"step": state.global_step, "split": "train", **values})
+        self._write("train", state, values)
         self.progress.show(values)
         self.registry.manager.hook.refarch_step(
             folder=self.folder.path, step=state.global_step, total=state.max_steps, metrics=values
@@ -214,7 +233,11 @@ class RunCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         values = {k.removeprefix("eval_"): float(v) for k, v in (metrics or {}).items() if k.startswith("eval_")}
-        self.folder.log({"step": state.global_step, "split": self.split, **values})
+        self._write(self.split, state, values)
         self.registry.manager.hook.refarch_evaluated(
             folder=self.folder.path, step=state.global_step, split=self.split, metrics=values
         )
+        self._mark = time.perf_counter()
+
+    def _write(self, split: str, state: TrainerState, values: dict[str, float]) -> None:
+        self.folder.log({"step": state.global_step, "split": split, "seconds": round(self.seconds, 4), **values})
