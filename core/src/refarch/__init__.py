@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from refarch.architecture import (
         SOURCE_OPTIONS,
         SPLIT_OPTIONS,
+        TEXT_FORMULATIONS,
         ConfiguredTechnique,
         FamilySpec,
         Formulation,
@@ -51,6 +52,7 @@ __version__ = "0.1.0"
 _ARCHITECTURE = (
     "SOURCE_OPTIONS",
     "SPLIT_OPTIONS",
+    "TEXT_FORMULATIONS",
     "ConfiguredTechnique",
     "FamilySpec",
     "Formulation",
@@ -80,6 +82,7 @@ _NAMES = {
 __all__ = [
     "SOURCE_OPTIONS",
     "SPLIT_OPTIONS",
+    "TEXT_FORMULATIONS",
     "Adaptation",
     "Attend",
     "BlockRotation",

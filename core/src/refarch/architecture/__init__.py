@@ -15,7 +15,7 @@ from refarch.architecture.pipeline import (
 )
 from refarch.architecture.properties import MEANING, PROPERTIES, RULES, Provenance, describe
 from refarch.architecture.slots import ALIASES, SLOTS, Layers, Slot, SlotRef, parse_slot
-from refarch.architecture.task import SOURCE_OPTIONS, SPLIT_OPTIONS, Formulation, TaskSpec
+from refarch.architecture.task import SOURCE_OPTIONS, SPLIT_OPTIONS, TEXT_FORMULATIONS, Formulation, TaskSpec
 from refarch.architecture.technique import ConfiguredTechnique, Option, TechniqueSpec, validate_options
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "SLOTS",
     "SOURCE_OPTIONS",
     "SPLIT_OPTIONS",
+    "TEXT_FORMULATIONS",
     "BackboneChoice",
     "BackboneKind",
     "ConfiguredTechnique",

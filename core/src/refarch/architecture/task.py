@@ -77,6 +77,25 @@ class Formulation(Spec):
     """Whether the head starts untrained, so that every technique trains it too."""
 
 
+TEXT_FORMULATIONS = (
+    Formulation(
+        name="generative",
+        summary="prompt and answer are one text, whose answer is learnt",
+        kinds=("decoder",),
+        auto_class="AutoModelForCausalLM",
+        new_head=False,
+    ),
+    Formulation(
+        name="text-to-text",
+        summary="the prompt is read and the answer is written",
+        kinds=("encoder-decoder",),
+        auto_class="AutoModelForSeq2SeqLM",
+        new_head=False,
+    ),
+)
+"""For tasks whose answer is text that the backbone writes; :mod:`refarch.pipeline.prompts` encodes their examples."""
+
+
 class TaskSpec(Spec):
     """A task. A preset is a task of its own: the same implementation with other defaults."""
 
