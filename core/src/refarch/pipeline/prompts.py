@@ -37,17 +37,19 @@ class Pair(NamedTuple):
     target: list[int]
 
 
-class _Frame(NamedTuple):
+class Frame(NamedTuple):
     """The special tokens around a text."""
 
     before: list[int]
     after: list[int]
 
-    def around(self, ids: list[int]) -> list[int]:
+    def around(self, ids: Sequence[int]) -> list[int]:
+        """The text's tokens with these around them."""
         return [*self.before, *ids, *self.after]
 
     @property
     def size(self) -> int:
+        """How many they are."""
         return len(self.before) + len(self.after)
 
 
@@ -101,12 +103,12 @@ def encode_pairs(
         UsageError: the lengths leave no room for a prompt.
     """
     if kind == "decoder":
-        outer = _frame(tokenizer).before if special else []
-        frames = (_Frame(outer, []), _Frame([], [end_token(tokenizer)] if end else []))
+        outer = frame(tokenizer).before if special else []
+        frames = (Frame(outer, []), Frame([], [end_token(tokenizer)] if end else []))
         pairs = _continued(tokenizer, prompts, targets, empty=not outer)
     else:
-        own = _frame(tokenizer, target=True)
-        frames = (_frame(tokenizer) if special else _Frame([], []), own if end else own._replace(after=[]))
+        own = frame(tokenizer, target=True)
+        frames = (frame(tokenizer) if special else Frame([], []), own if end else own._replace(after=[]))
         pairs = [
             Pair(*both)
             for both in zip(_plain(tokenizer, prompts), _plain(tokenizer, targets, target=True), strict=True)
@@ -180,14 +182,14 @@ def pair_collator(tokenizer: PreTrainedTokenizerBase, left: bool = False) -> Pai
     return PairCollator(end_token(tokenizer) if pad is None else int(pad), left)
 
 
-def _frame(tokenizer: PreTrainedTokenizerBase, target: bool = False) -> _Frame:
-    """What the tokenizer itself puts around a text."""
+def frame(tokenizer: PreTrainedTokenizerBase, target: bool = False) -> Frame:
+    """The special tokens that a tokenizer puts around a text, or around a target."""
     encoded = tokenizer(**{"text_target" if target else "text": "a"}, return_special_tokens_mask=True)
     ids, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
     if 0 not in special:
-        return _Frame(ids, [])
+        return Frame(ids, [])
     after = special[::-1].index(0)
-    return _Frame(ids[: special.index(0)], ids[len(ids) - after :])
+    return Frame(ids[: special.index(0)], ids[len(ids) - after :])
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], target: bool = False) -> list[list[int]]:
@@ -220,7 +222,7 @@ def _continued(
 
 
 def _fit(
-    pair: Pair, frames: tuple[_Frame, _Frame], kind: TextKind, longest: int, max_target: int | None, side: str
+    pair: Pair, frames: tuple[Frame, Frame], kind: TextKind, longest: int, max_target: int | None, side: str
 ) -> Pair:
     target = pair.target if max_target is None else pair.target[: max(0, max_target - frames[1].size)]
     room = longest - frames[0].size

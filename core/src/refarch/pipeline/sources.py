@@ -31,8 +31,11 @@ class Source:
     features: Mapping[str, Any] = field(default_factory=dict)
 
     def label_names(self, column: str) -> list[str] | None:
-        """The names that the source declares for a column of class labels, in the order of their numbers."""
-        names = getattr(self.features.get(column), "names", None)
+        """The names that the source declares for a column of class labels (or of lists of them), in the order of their
+        numbers.
+        """
+        feature = self.features.get(column)
+        names = getattr(getattr(feature, "feature", feature), "names", None)
         return None if names is None else list(names)
 
 
@@ -70,7 +73,7 @@ def _from_datasets(options: Mapping[str, Any]) -> Source:
     tables: dict[str, Table] = {}
     features: Mapping[str, Any] = {}
     for part in SPLITS:
-        split = _split_name(options[part], part, loaded, options["dataset"])
+        split = _split_name(part, options, loaded)
         if split is None:
             continue
         data = loaded[split]
@@ -83,20 +86,23 @@ def _from_datasets(options: Mapping[str, Any]) -> Source:
     return Source(tables, features)
 
 
-def _split_name(wanted: str | None, part: str, loaded: Mapping[str, Any], source: str) -> str | None:
-    if wanted is None:
-        if part in loaded:
-            return part
-        if part != "train":
-            return None
+def _split_name(part: str, options: Mapping[str, Any], loaded: Mapping[str, Any]) -> str | None:
+    wanted: str | None = options[part]
+    taken = {options[other] for other in SPLITS}  # a split that is named for one part is not another's by default
+    if wanted is None and (part == "train" or (part in loaded and part not in taken)):
         wanted = part
-    if wanted not in loaded:
-        raise DataError(f"dataset {source!r} has no split {wanted!r}", did_you_mean(wanted, loaded))
+    if wanted is not None and wanted not in loaded:
+        raise DataError(f"dataset {options['dataset']!r} has no split {wanted!r}", did_you_mean(wanted, loaded))
     return wanted
 
 
 def load_dataset(name: str, config: str | None) -> Mapping[str, Any]:
     """The splits of a data set by name: from the hub, a folder of files, or a folder that ``save_to_disk`` wrote.
+
+    Args:
+        name: ``owner/name``, with ``@revision`` for a branch or commit: data sets that are a script on the hub's main
+            branch can be loaded from its own conversion, ``@refs/convert/parquet``.
+        config: the configuration, where there are several.
 
     Raises:
         DataError: it cannot be loaded, or the ``datasets`` library is not installed.
@@ -107,7 +113,11 @@ def load_dataset(name: str, config: str | None) -> Mapping[str, Any]:
         raise DataError(f"dataset {name!r} needs the datasets library: {error}", "pip install datasets") from None
     folder = Path(name).expanduser()
     try:
-        loaded = _local_dataset(datasets, folder, config) if folder.is_dir() else datasets.load_dataset(name, config)
+        if folder.is_dir():
+            loaded = _local_dataset(datasets, folder, config)
+        else:
+            bare, _, revision = name.partition("@")
+            loaded = datasets.load_dataset(bare, config, revision=revision or None)
     except Exception as error:  # the library raises what its readers, the network and the hub raise
         raise DataError(
             f"dataset {name!r} cannot be loaded: {type(error).__name__}: {error}",

@@ -1,0 +1,58 @@
+"""Data sets of the datasets library: which split is what, names of labels, revisions."""
+
+import datasets
+import pytest
+
+from refarch.errors import DataError
+from refarch.pipeline.sources import load_dataset, read_source
+
+OPTIONS = dict.fromkeys(("train", "validation", "test", "dataset", "config"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tags = datasets.Features(
+        {"tags": datasets.Sequence(datasets.ClassLabel(names=["O", "B-x"])), "n": datasets.Value("int64")}
+    )
+    parts = {
+        name: datasets.Dataset.from_dict({"tags": [[0, 1]] * count, "n": list(range(count))}, features=tags)
+        for name, count in (("train", 5), ("validation", 3))
+    }
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "set"))
+    return str(tmp_path / "set")
+
+
+def read(folder, **options):
+    return read_source({**OPTIONS, "dataset": folder, **options}, "a-task")
+
+
+def sizes(source):
+    return {name: len(table) for name, table in source.tables.items()}
+
+
+def test_splits_by_their_names(folder):
+    assert sizes(read(folder)) == {"train": 5, "validation": 3}
+    assert read(folder).label_names("tags") == ["O", "B-x"]
+    assert read(folder).label_names("n") is None
+
+
+def test_a_split_that_is_named_for_one_part_is_not_another(folder):
+    assert sizes(read(folder, train="validation")) == {"train": 3}
+    assert sizes(read(folder, test="validation")) == {"train": 5, "test": 3}
+    assert sizes(read(folder, test="validation", validation="validation")) == {"train": 5, "validation": 3, "test": 3}
+
+
+def test_an_unknown_split_is_named(folder):
+    with pytest.raises(DataError, match=r"no split 'valid'[\s\S]*did you mean 'validation'"):
+        read(folder, test="valid")
+
+
+def test_a_revision_is_passed_on(monkeypatch):
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *given, **named: asked.append((given, named)) or {"train": []})
+    load_dataset("owner/name@refs/convert/parquet", "config")
+    load_dataset("owner/name", None)
+    assert asked == [
+        (("owner/name", "config"), {"revision": "refs/convert/parquet"}),
+        (("owner/name", None), {"revision": None}),
+    ]
