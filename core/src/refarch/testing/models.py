@@ -159,6 +159,13 @@ def all_tiny(families: Sequence[str] | None = None, registry: Registry | None = 
     return [Tiny(family, auto_class) for family in chosen for auto_class in family.tiny.auto_classes]
 
 
+def all_with_head(auto_class: str, registry: Registry | None = None) -> list[Tiny]:
+    """The tiny model of every family that transformers has such a head for, whether the family names it or not."""
+    heads = getattr(transformers, auto_class)._model_mapping
+    families = (registry or default_registry()).families()
+    return [Tiny(family, auto_class) for family in families if type(Tiny(family, auto_class).config()) in heads]
+
+
 @functools.lru_cache(maxsize=64)
 def _built(family: str, auto_class: str) -> PreTrainedModel:
     tiny = Tiny(FamilySpec.from_json(family), auto_class)

@@ -17,12 +17,14 @@ from refarch.pipeline.task import Data, Rows, Task
 from refarch.plugins.registry import default_registry, resolve
 from refarch.testing.case import Check, NotApplicable, collect
 from refarch.testing.light import expect_light
-from refarch.testing.models import Tiny, all_tiny
+from refarch.testing.models import Tiny, all_tiny, all_with_head
 from refarch.testing.tokenizer import tiny_tokenizer
 
 SEED = 3
 ROWS = 64
 """How many rows of a split are looked at."""
+LABELS = ("labels", "start_positions")
+"""What transformers' models call their labels; a batch has one of these."""
 MODELS = 4
 """How many families' tiny models of each kind of backbone are tried."""
 
@@ -53,12 +55,12 @@ class TaskCase:
 
     @functools.cached_property
     def fitting(self) -> list[Tiny]:
-        """The tiny models that the formulation suits, of each kind of backbone those of the first families."""
-        suiting = [
-            tiny
-            for tiny in all_tiny()
-            if tiny.auto_class == self.formulation.auto_class and tiny.kind in self.formulation.kinds
-        ]
+        """The tiny models that the formulation suits, of each kind of backbone those of the first families: of those
+        that name its auto class, or where none does, of all that have such a head.
+        """
+        way = self.formulation
+        named = [tiny for tiny in all_tiny() if tiny.auto_class == way.auto_class]
+        suiting = [tiny for tiny in named or all_with_head(way.auto_class) if tiny.kind in way.kinds]
         by_kind: dict[str, list[Tiny]] = {}
         for tiny in suiting:
             by_kind.setdefault(tiny.kind, []).append(tiny)
@@ -105,7 +107,8 @@ class TaskCase:
         chosen = [rows[index] for index in range(min(len(rows), limit))]
         if all("labels" in row and np.ndim(row["labels"]) == 0 for row in chosen):
             return np.asarray([row["labels"] for row in chosen])
-        return np.asarray(task.collator(self.tokenizer)(chosen[:ROWS])["labels"])
+        batch = task.collator(self.tokenizer)(chosen[:ROWS])
+        return np.asarray(next(batch[name] for name in LABELS if name in batch))
 
 
 def task_cases(task: str | TaskSpec, prepare: Callable[[], dict[str, Any]]) -> list[TaskCase]:
@@ -199,8 +202,9 @@ def collator_gives_tensors(case: TaskCase) -> None:
         assert value.shape[:1] == (len(rows),), (
             f"the collator gives {name} with {tuple(value.shape)} for {len(rows)} rows"
         )
-    missing = {"input_ids", "attention_mask", "labels"} - set(batch)
+    missing = {"input_ids", "attention_mask"} - set(batch)
     assert not missing, f"a batch lacks {', '.join(sorted(missing))}"
+    assert set(LABELS) & set(batch), f"a batch lacks labels: it has none of {', '.join(LABELS)}"
 
 
 def model_learns_from_batches(case: TaskCase) -> None:

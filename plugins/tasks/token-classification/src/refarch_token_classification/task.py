@@ -1,0 +1,149 @@
+"""The task: splits, windows, batches, and the tags of whole sentences put together from all windows and scored."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from seqeval import metrics as seqeval
+from seqeval.scheme import IOB2, IOBES
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from refarch import Data, Task
+from refarch.architecture import validate_options
+from refarch.errors import RunError
+from refarch.pipeline.evaluation import collect
+from refarch.pipeline.prompts import pair_collator
+from refarch.pipeline.splits import make_splits
+from refarch.pipeline.task import Rows
+from refarch_token_classification import OPTIONS
+from refarch_token_classification.schemes import OUTSIDE, parts
+from refarch_token_classification.sentences import Sentences, read_corpus
+from refarch_token_classification.windows import Windows, encode
+
+
+class TokenClassification(Task):
+    """Find entities in sentences.
+
+    Args:
+        options: by name; those left out get their defaults.
+
+    Raises:
+        SpecError: a misspelt option or a wrong value.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options = validate_options(OPTIONS, options, type(self).__name__)
+        self.names: Sequence[str] = []
+        self.splits: dict[str, Sentences] = {}
+
+    def read(self, seed: int) -> None:
+        """Read and check the data; make the missing splits, in proportion of sentences with entities.
+
+        Args:
+            seed: used where the option ``split_seed`` is not set.
+        """
+        corpus = read_corpus(self.options)
+        train, test = corpus.splits["train"], corpus.splits.get("test")
+        made = make_splits(
+            self.options,
+            seed,
+            _marked(train),
+            [" ".join(words).lower() for words in train.words],
+            test_labels=None if test is None else _marked(test),
+            has_validation="validation" in corpus.splits,
+            where=train.source,
+        )
+        self.names = corpus.names
+        self.splits = {"train": train.select(made.train), "test": (test or train).select(made.test)}
+        if made.validation is not None:
+            self.splits["validation"] = train.select(made.validation)
+        elif "validation" in corpus.splits:
+            self.splits["validation"] = corpus.splits["validation"]
+
+    def model_arguments(self) -> dict[str, Any]:
+        """The number of tags and their names."""
+        return {
+            "num_labels": len(self.names),
+            "id2label": dict(enumerate(self.names)),
+            "label2id": {name: number for number, name in enumerate(self.names)},
+        }
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase) -> Data:
+        """The splits as windows; see :mod:`refarch_token_classification.windows`."""
+        windows = {
+            name: encode(
+                sentences,
+                tokenizer,
+                self.names,
+                max_length=self.options["max_length"],
+                overlap=self.options["overlap"],
+                every_piece=self.options["pieces"] == "all",
+            )
+            for name, sentences in self.splits.items()
+        }
+        return Data(windows["train"], windows.get("validation"), windows["test"])
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]:
+        """Pads each batch to its own longest window."""
+        return pair_collator(tokenizer)
+
+    def scores(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Rows, batch_size: int
+    ) -> dict[str, float]:
+        """The metrics of a split's sentences, each put together from its windows.
+
+        Raises:
+            RunError: logits are not finite.
+        """
+        assert isinstance(rows, Windows)
+        tags = [[OUTSIDE] * len(true) for true in rows.tags]
+        logits = collect(model, rows, self.collator(tokenizer), batch_size, ["logits"])["logits"]
+        for index, window in enumerate(logits):
+            row = rows[index]
+            own = window[: len(row["words"])]  # t c
+            if not bool(own.isfinite().all()):
+                raise RunError("the model's outputs are not finite", "train with a lower learning rate, or in float32")
+            for word, best in zip(row["words"], own.argmax(dim=-1).tolist(), strict=True):
+                if word >= 0:
+                    tags[row["sentence"]][word] = self.names[best]
+        return self.metrics(tags, rows.tags)
+
+    def metrics(self, predictions: Any, labels: Any) -> dict[str, float]:
+        """Precision, recall and F1 of entities, micro-averaged, and the accuracy of tags, as seqeval has them.
+
+        Args:
+            predictions: the tags of each sentence.
+            labels: the true ones.
+        """
+        predicted, true = [list(tags) for tags in predictions], [list(tags) for tags in labels]
+        how: dict[str, Any] = {"zero_division": 0}
+        if self.options["strict"]:
+            ends = any(parts(name)[0] in ("E", "S") for name in self.names)
+            how |= {"mode": "strict", "scheme": IOBES if ends else IOB2}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # no entity found is a score of zero, which seqeval also warns of
+            return {
+                "f1": float(seqeval.f1_score(true, predicted, **how)),
+                "precision": float(seqeval.precision_score(true, predicted, **how)),
+                "recall": float(seqeval.recall_score(true, predicted, **how)),
+                "accuracy": float(seqeval.accuracy_score(true, predicted)),
+            }
+
+    def baselines(self) -> dict[str, float]:
+        """``lookup``: the F1 of giving each word the tag that it has most often in the train split, and O to others."""
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for words, tags in zip(self.splits["train"].words, self.splits["train"].tags, strict=True):
+            for word, tag in zip(words, tags, strict=True):
+                counts[word][tag] += 1
+        usual = {word: max(sorted(tags), key=tags.__getitem__) for word, tags in counts.items()}
+        test = self.splits["test"]
+        answers = [[usual.get(word, OUTSIDE) for word in words] for words in test.words]
+        return {"lookup": self.metrics(answers, test.tags)["f1"]}
+
+
+def _marked(sentences: Sentences) -> list[str]:
+    """For each sentence whether it has an entity, by which splits are made in proportion."""
+    return ["some" if any(tag != OUTSIDE for tag in tags) else "none" for tags in sentences.tags]
