@@ -22,7 +22,9 @@ def sentences(count: int, seed: int = 0) -> list[list[tuple[str, str]]]:
 
 
 def written(path: Path, rows: list[list[tuple[str, str]]], separator: str = "\t") -> str:
-    path.write_text("\n\n".join("\n".join(separator.join(pair) for pair in row) for row in rows) + "\n", encoding="utf-8")
+    path.write_text(
+        "\n\n".join("\n".join(separator.join(pair) for pair in row) for row in rows) + "\n", encoding="utf-8"
+    )
     return str(path)
 
 

@@ -134,7 +134,7 @@ class ConllTable(Table):
 
 
 def _fields(line: str) -> list[str]:
-    return line.split("\t") if "\t" in line.strip() else re.split(r"[ \t]+", line.strip(" \t"))
+    return line.split("\t") if "\t" in line else re.split(r" +", line.strip())
 
 
 def _word(fields: Sequence[str], width: int, options: Mapping[str, Any], place: str) -> tuple[str, str]:
