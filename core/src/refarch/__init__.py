@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         BlockRotation,
         Function,
         LowRank,
+        Schedule,
         SlotShape,
         adaptations,
         attach,
@@ -70,7 +71,18 @@ _ARCHITECTURE = (
     "TinyModel",
     "TrainingSpec",
 )
-_ENGINE = ("Adaptation", "Attend", "BlockRotation", "Function", "LowRank", "SlotShape", "adaptations", "attach", "load")
+_ENGINE = (
+    "Adaptation",
+    "Attend",
+    "BlockRotation",
+    "Function",
+    "LowRank",
+    "Schedule",
+    "SlotShape",
+    "adaptations",
+    "attach",
+    "load",
+)
 _NAMES = {
     **dict.fromkeys(_ARCHITECTURE, "refarch.architecture"),
     **dict.fromkeys(_ENGINE, "refarch.engine"),
@@ -105,6 +117,7 @@ __all__ = [
     "Registry",
     "RunFolder",
     "RunRecord",
+    "Schedule",
     "SlotShape",
     "StackTable",
     "Task",

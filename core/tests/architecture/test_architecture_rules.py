@@ -55,6 +55,7 @@ BROKEN: dict[str, dict[str, Any]] = {
     "selection has no function": {**SELECTION, "function": "a:B"},
     "selection names parameters": {**SELECTION, "parameters": []},
     "selection trains at the learning rate": {**SELECTION, "learning_rate_scale": {"bias": 2.0}},
+    "a schedule steers functions": {**SELECTION, "schedule": "package.schedule:Name"},
     "everything else has a function": {**ADDITION, "function": None},
     "selection of modules' parameters": {**SELECTION, "workspace": ["inputs"]},
     "concatenation at a sequence": {**CONCATENATION, "workspace": ["attention.key"]},

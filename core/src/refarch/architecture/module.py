@@ -69,6 +69,9 @@ class ModuleSpec(Spec):
     """Of tokens at ``*.key_value``: they are hidden states, which the layer's own projections make keys and values."""
     train_only: tuple[str, ...] = ()
     """Parts of the function that are needed only while training and are dropped by saving."""
+    schedule: ImportPath | None = None
+    """The import path of what changes all of this module's functions together after each optimizer step; built with
+    the same arguments as they are."""
     routing: p.Routing = "none"
     gate: Gate | None = None
     identity_at_start: bool = True

@@ -166,6 +166,11 @@ RULES: tuple[Rule, ...] = (
         "a learning rate scale belongs to a parameter of a function, and a selection has none",
     ),
     Rule(
+        "a schedule steers functions",
+        lambda m: _is_selection(m) and m.schedule is not None,
+        "a schedule changes functions between optimizer steps and keeps its state in them, and a selection has none",
+    ),
+    Rule(
         "everything else has a function",
         lambda m: not _is_selection(m) and m.function is None,
         "only a selection comes without a function; give the import path of the module, as in 'package.function:Name'",

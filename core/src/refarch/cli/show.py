@@ -130,6 +130,8 @@ def _typology(module: ModuleSpec) -> RenderableType:
     for field, meaning in special.items():
         if names := getattr(module, field):
             rows.append((field, ", ".join(names), meaning, source(field)))
+    if module.schedule:
+        rows.append(("schedule", module.schedule, "acts after each optimizer step", source("schedule")))
     if module.gate:
         rows.append(
             (

@@ -5,6 +5,7 @@ from refarch.engine.attach import attach, load
 from refarch.engine.fingerprint import Fingerprint
 from refarch.engine.function import Attend, Function, LowRank, SlotShape
 from refarch.engine.rotation import BlockRotation
+from refarch.engine.schedule import Schedule
 from refarch.engine.sites import Resolver, Site
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Function",
     "LowRank",
     "Resolver",
+    "Schedule",
     "Site",
     "SlotShape",
     "Source",

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from refarch.architecture import ModuleSpec, parse_slot
 from refarch.architecture.base import Spec
-from refarch.engine import selection
+from refarch.engine import schedule, selection
 from refarch.engine.attached import RESERVED, Attached, Tree
 from refarch.engine.attending import AttendingBound
 from refarch.engine.attention import KeyValueBound
@@ -84,6 +84,7 @@ class Adaptation:
         self._enabled = True
         self.tree = Tree()
         self.insertions: list[Insertion] = plan.insertions
+        self.schedules = plan.schedules
         self.bound: list[Bound | KeyValueBound | InputsBound] = []
         self.copies: dict[str, nn.Parameter] = {}
         self.slot_map = {f"{spec.name}.{site.address}": site.end.path for spec, site in plan.sites}
@@ -171,6 +172,25 @@ class Adaptation:
         from refarch.engine.rates import parameter_groups
 
         return parameter_groups(self, learning_rate)
+
+    def penalty(self) -> Tensor:
+        """What the functions add to the training loss: for each module the mean over its insertions, summed; 0 if none
+        adds anything. The platform's trainer does this; a loop of your own adds it to the loss of each optimizer step.
+        """
+        return schedule.penalty(self)
+
+    def after_step(self, step: int, total: int) -> None:
+        """Let the modules' schedules act. The platform's trainer does this; in a loop of your own, it stands after
+        ``optimizer.step()`` and before the gradients are set to zero.
+
+        Args:
+            step: how many optimizer steps have been made, from 1 to ``total``.
+            total: how many there will be.
+
+        Raises:
+            RefarchError: a schedule's options do not fit the number of steps, or it finds no gradients.
+        """
+        schedule.after_step(self, step, total)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Values of all parameters and buffers by name; shared ones once."""

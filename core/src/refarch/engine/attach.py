@@ -142,6 +142,7 @@ def load(
         folded=saved.folded,
     )
     try:
+        files.resize(adaptation.tree, saved)
         shapes = {key: tuple(tensor.shape) for key, tensor in adaptation.state_dict().items()}
         files.check_fits(saved, adaptation.slot_map, shapes)
         adaptation.load_state_dict(tensors)

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from refarch.architecture import ConfiguredTechnique, TechniqueSpec
 from refarch.architecture.base import Spec
 from refarch.engine.adaptation import Adaptation, Source
 from refarch.engine.fingerprint import Fingerprint
-from refarch.engine.function import fold
+from refarch.engine.function import Function, fold
 from refarch.errors import CheckpointError, SpecError
 from refarch.files import inside, read_json, write_bytes, write_text
 from refarch.plugins.registry import default_registry
@@ -194,6 +194,14 @@ def check_base(checkpoint: Checkpoint, base: Fingerprint, any_base: bool) -> Non
             f"adaptation {checkpoint.name!r} belongs to another base: {reason}",
             "load the base that it was trained on, or pass any_base=True if only the weights differ on purpose",
         )
+
+
+def resize(tree: nn.Module, checkpoint: Checkpoint) -> None:
+    """Give folded functions the shapes that they have in a checkpoint, where folding decides them by values."""
+    for path, module in tree.named_modules() if checkpoint.folded else ():
+        if isinstance(module, Function):
+            start = f"{path}."
+            module.resize({n.removeprefix(start): s for n, s in checkpoint.shapes.items() if n.startswith(start)})
 
 
 def check_fits(checkpoint: Checkpoint, adaptation_map: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> None:

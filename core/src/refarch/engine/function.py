@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,8 +91,17 @@ class Function(nn.Module):
         """M(W) for W of shape [d_out, d_in]. Functions of a transformation define it."""
         raise NotImplementedError(f"{type(self).__name__} is declared a transformation but defines no transform()")
 
+    def penalty(self) -> Tensor | None:
+        """A number that this function adds to the training loss (how far two factors are from orthogonal, say)."""
+        return None
+
     def fold(self) -> None:
         """Drop, in place, what only training needs. Functions of a module with ``train_only`` parts define it."""
+
+    def resize(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Take the shapes, by name, that a folded function of this kind has in a checkpoint. Functions whose shapes
+        after folding depend on their values define it; others have those shapes already.
+        """
 
 
 def fold(function: nn.Module) -> None:

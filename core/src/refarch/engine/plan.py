@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,12 @@ from refarch.engine.function import Function, SlotShape
 from refarch.engine.gate import GateModule
 from refarch.engine.integrate import Bound
 from refarch.engine.linear import read_weight, take_part, widths
+from refarch.engine.schedule import Schedule
 from refarch.engine.sites import Resolver, Site
 from refarch.errors import PluginError, RefarchError, SlotError, SpecError
 from refarch.plugins.registry import resolve
+
+Built = TypeVar("Built", Function, Schedule)
 
 
 @dataclasses.dataclass
@@ -32,11 +36,12 @@ class Insertion:
 
 @dataclasses.dataclass
 class Plan:
-    """All insertions of a technique on a model, and the sites of its selections."""
+    """All insertions of a technique on a model, the schedules over them, and the sites of its selections."""
 
     technique: ConfiguredTechnique
     insertions: list[Insertion]
     selections: list[tuple[ModuleSpec, list[Site]]]
+    schedules: list[Schedule] = dataclasses.field(default_factory=list)
 
     @property
     def sites(self) -> list[tuple[ModuleSpec, Site]]:
@@ -65,17 +70,27 @@ def build(
             if spec.integration == "selection":
                 selections.append((spec, sites))
                 continue
-            function_class = _function_class(spec)
+            function_class = _class(spec.function, Function)
             shared: dict[tuple[object, ...], nn.Parameter] = {}
             for site in sites:
                 _check(spec, site)
                 shape = read_shape(spec, site)
-                function = _build(function_class, shape, technique, spec)
+                function = _build(function_class, shape, technique, spec, shape.slot)
                 gate = GateModule(spec.gate, _gate_width(spec, site, shape)) if spec.gate else None
                 _place(function, gate, spec, dtype, device)
                 _share(spec, site, function, shared)  # after placing, which may make new parameters
                 insertions.append(Insertion(spec, site, function, gate))
-    return Plan(technique, insertions, selections)
+    return Plan(technique, insertions, selections, _schedules(technique, insertions))
+
+
+def _schedules(technique: ConfiguredTechnique, insertions: list[Insertion]) -> list[Schedule]:
+    """The schedule of each module that has one."""
+    schedules = []
+    for spec in technique.technique.modules:
+        own = {item.site.address: item.function for item in insertions if item.spec.name == spec.name}
+        if spec.schedule and own:
+            schedules.append(_build(_class(spec.schedule, Schedule), own, technique, spec, "its schedule"))
+    return schedules
 
 
 def read_shape(spec: ModuleSpec, site: Site) -> SlotShape:
@@ -138,23 +153,25 @@ def _gate_width(spec: ModuleSpec, site: Site, shape: SlotShape) -> int:
     return widths(site.entry.module)[0] if site.ref.slot.kind == "key_value" and site.entry else shape.d_in
 
 
-def _function_class(spec: ModuleSpec) -> type[Function]:
-    assert spec.function is not None
-    found = resolve(spec.function)
-    if not (isinstance(found, type) and issubclass(found, Function)):
-        raise PluginError(f"{spec.function!r} is not a subclass of refarch.Function")
+def _class(path: str | None, base: type[Built]) -> type[Built]:
+    assert path is not None
+    found = resolve(path)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise PluginError(f"{path!r} is not a subclass of refarch.{base.__name__}")
     return found
 
 
-def _build(cls: type[Function], shape: SlotShape, technique: ConfiguredTechnique, spec: ModuleSpec) -> Function:
+def _build(cls: type[Built], first: Any, technique: ConfiguredTechnique, spec: ModuleSpec, where: str) -> Built:
+    """A function from its shape, or a schedule from its functions."""
+    arguments = technique.arguments(spec)
     try:
-        return cls(shape, **technique.arguments(spec))  # type: ignore[call-arg]
+        return cls(first, **arguments)  # type: ignore[call-arg]
     except RefarchError:
         raise
     except ValueError as error:
-        raise SpecError(f"technique {technique.name!r} at {shape.slot}: {error}") from error
+        raise SpecError(f"technique {technique.name!r} at {where}: {error}") from error
     except TypeError as error:
-        raise PluginError(f"{spec.function} cannot be built with {technique.arguments(spec)}: {error}") from error
+        raise PluginError(f"{cls.__module__}:{cls.__name__} cannot be built with {arguments}: {error}") from error
 
 
 def _share(spec: ModuleSpec, site: Site, function: Function, shared: dict[tuple[object, ...], nn.Parameter]) -> None:

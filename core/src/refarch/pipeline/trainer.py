@@ -70,6 +70,7 @@ class AdaptationTrainer(Trainer):
         super().__init__(**kwargs)
         self.data_seed, self.grouped, self.score = data_seed, grouped, score
         self.order: EpochSampler | None = None
+        self.add_callback(ScheduleCallback(self))
 
     @torch.no_grad()
     def check_loss(self, rows: Any) -> None:
@@ -103,6 +104,32 @@ class AdaptationTrainer(Trainer):
         if fresh:
             rescale(optimizer, adaptations(self._plain_model()))
         return optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The model's loss and, in training, what the attached functions add to it."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if model.training:
+            terms = [adaptation.penalty() for adaptation in adaptations(self._plain_model())]
+            loss = loss + sum(term.to(loss.device) for term in terms) / self._shares(num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _shares(self, num_items: torch.Tensor | int | None) -> int:
+        """In how many micro-batches of an optimizer step a term that is not a mean over examples comes, undivided.
+
+        A loss that is told the number of items is divided by the step's; any other is a mean over the micro-batch, and
+        Trainer divides it by their number.
+        """
+        scaled = getattr(self, "loss_is_scaled_for_ga", None)
+        if scaled is None:
+            told = self.model_accepts_loss_kwargs and num_items is not None
+            scaled = told or self.compute_loss_func is not None
+        return self.current_gradient_accumulation_steps if scaled else 1
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro-batch.
@@ -161,6 +188,26 @@ class AdaptationTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         assert isinstance(model, PreTrainedModel)
         return model
+
+
+class ScheduleCallback(TrainerCallback):
+    """Lets the schedules of what is attached act after each optimizer step, while its gradients are there.
+
+    Args:
+        trainer: whose model it is.
+    """
+
+    def __init__(self, trainer: AdaptationTrainer) -> None:
+        self.trainer = trainer
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
+    ) -> None:
+        """A step was made, or skipped because gradients in float16 had overflowed."""
+        if self.trainer.accelerator.optimizer_step_was_skipped:
+            return
+        for adaptation in adaptations(self.trainer._plain_model()):
+            adaptation.after_step(state.global_step + 1, state.max_steps)
 
 
 class RunCallback(TrainerCallback):
