@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from refarch.architecture import ModuleSpec, Option, TechniqueSpec
-from refarch.engine import Function, LowRank, SlotShape
+from refarch.engine import Function, LowRank, Schedule, SlotShape
 from refarch.testing import CHECKS, NotApplicable
 from refarch.testing.case import Case
 from refarch.testing.models import all_tiny
@@ -284,3 +285,58 @@ def test_nothing_wrong_passes(function: type[Function], model: str) -> None:
 def test_every_integration_form_passes(probe: TechniqueSpec) -> None:
     report = run_checks(probe, families=["bert", "gpt2"])
     assert report.passed, [f"{result.check} on {result.model}: {result.message}" for result in report.failures()]
+
+
+class ForgetfulSchedule(Schedule):
+    """Remembers steps itself, so that a resumed run does something else."""
+
+    def __init__(self, functions: Mapping[str, Function]) -> None:
+        super().__init__(functions)
+        self.seen = 0
+
+    def after_step(self, step: int, total: int) -> None:
+        self.seen += 1
+        for parameter in (p for function in self.functions.values() for p in function.parameters()):
+            parameter.mul_(1 - 0.1 * self.seen)
+
+
+class ByStep(Schedule):
+    """Depends on the step alone."""
+
+    def after_step(self, step: int, total: int) -> None:
+        for parameter in (p for function in self.functions.values() for p in function.parameters()):
+            parameter.mul_(1 - 0.1 * step / total)
+
+
+def test_a_schedule_with_a_memory_of_its_own_is_caught() -> None:
+    check = CHECKS["schedule_resumes"]
+    for schedule, wrong in ((ForgetfulSchedule, True), (ByStep, False)):
+        case = Case(spec(Plain, schedule=f"{__name__}:{schedule.__name__}"), TINY["bert-AutoModelForMaskedLM"])
+        if wrong:
+            with pytest.raises(AssertionError, match="What a schedule remembers must be buffers"):
+                perform(check, case)
+        else:
+            perform(check, case)
+
+
+class ChargesTwo(Plain):
+    """Its term is no number."""
+
+    def penalty(self) -> Tensor | None:
+        return self.up.sum(dim=0)
+
+
+class Charges(Plain):
+    """A term that is right."""
+
+    def penalty(self) -> Tensor | None:
+        return self.down.square().sum()
+
+
+def test_a_penalty_that_is_no_number_is_caught() -> None:
+    check, tiny = CHECKS["penalty_trains_its_own_parameters"], TINY["bert-AutoModelForMaskedLM"]
+    with pytest.raises(AssertionError, match="no finite number"):
+        perform(check, Case(spec(ChargesTwo), tiny))
+    perform(check, Case(spec(Charges), tiny))
+    with pytest.raises(NotApplicable, match="adds to the loss"):
+        perform(check, Case(spec(Plain), tiny))

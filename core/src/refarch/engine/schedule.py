@@ -60,7 +60,7 @@ def penalty(adaptation: Adaptation) -> Tensor:
     for insertion in adaptation.insertions if _train(adaptation) else ():
         term = insertion.function.penalty() if _trains(insertion.function) else None
         if term is not None:
-            terms.setdefault(insertion.spec.name, []).append(term.to(total.device, torch.float32))
+            terms.setdefault(insertion.spec.name, []).append(term.to(total.device))
     for own in terms.values():
         total = total + torch.stack(own).mean()
     return total

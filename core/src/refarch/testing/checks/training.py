@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
 import torch
 
-from refarch.engine import Adaptation
-from refarch.testing.case import Case, Snapshot, collect, expect_equal, randomise, train, unchanged
+from refarch.engine import Adaptation, load
+from refarch.testing.case import Case, NotApplicable, Snapshot, collect, expect_equal, randomise, train, unchanged
 
 STEPS = 15
 TRIALS = 4
@@ -90,6 +94,57 @@ def overfits_a_batch(case: Case) -> None:
     )
 
 
+def penalty_trains_its_own_parameters(case: Case) -> None:
+    """What functions add to the loss is one finite number that trains their parameters and no others; 0 if disabled."""
+    model, adaptation, _ = case.attached()
+    penalty = adaptation.penalty()
+    assert penalty.shape == () and bool(torch.isfinite(penalty)), f"the penalty is no finite number: {penalty}"
+    if not penalty.requires_grad:
+        raise NotApplicable("no function of it adds to the loss")
+    penalty.backward()
+    own = {id(parameter) for parameter in adaptation.parameters()}
+    reached = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    strange = [name for name, parameter in model.named_parameters() if name in reached and id(parameter) not in own]
+    assert reached and not strange, f"the penalty trains {', '.join(strange[:5]) or 'no parameter'}"
+    for name, gradient in reached.items():
+        assert bool(torch.isfinite(gradient).all()), f"the penalty's gradient for {name} is not finite"
+    with adaptation.disabled():
+        assert adaptation.penalty() == 0, "disabled, it still adds to the loss"
+
+
+def schedule_resumes(case: Case) -> None:
+    """Saved for training and loaded between two steps, a module with a schedule goes on to the same values."""
+    if not any(module.schedule for module in case.configured.technique.modules):
+        raise NotApplicable("no module of it has a schedule")
+    _, adaptation, _ = case.attached()
+    _steps(case, adaptation, range(1, 4))
+    with tempfile.TemporaryDirectory() as folder:
+        adaptation.save(Path(folder), for_training=True)
+        inline = None if isinstance(case.technique, str) else case.configured
+        other = load(case.model(), folder, trainable=True, technique=inline, family=case.tiny.family)
+    _steps(case, adaptation, range(4, 7))
+    _steps(case, other, range(4, 7))
+    for name, value in adaptation.state_dict().items():
+        expect_equal(
+            other.state_dict()[name],
+            value,
+            f"{name} has another value after saving, loading and going on. What a schedule remembers must be buffers of"
+            " the functions, not attributes of its own",
+        )
+
+
+def _steps(case: Case, adaptation: Adaptation, steps: Iterable[int], total: int = 6) -> None:
+    """Some of ``total`` plain steps on one batch, as a user's own loop makes them."""
+    trained = [parameter for parameter in adaptation.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1)
+    for step in steps:
+        loss = case.tiny.loss(adaptation.model, case.batch(adaptation.model, seed=step)) + adaptation.penalty()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        adaptation.after_step(step, total)
+        optimizer.zero_grad()
+
+
 def _frozen(adaptation: Adaptation) -> set[int]:
     return {
         id(parameter)
@@ -106,5 +161,10 @@ def _tied_to(model: torch.nn.Module, name: str, replaced: set[str]) -> bool:
 
 
 CHECKS = collect(
-    only_declared_parameters_train, base_stays_bit_identical, gradients_reach_all_parameters, overfits_a_batch
+    only_declared_parameters_train,
+    base_stays_bit_identical,
+    gradients_reach_all_parameters,
+    overfits_a_batch,
+    penalty_trains_its_own_parameters,
+    schedule_resumes,
 )

@@ -51,9 +51,7 @@ ADALORA = TechniqueSpec(
             help="weight of the term that keeps singular vectors orthogonal",
         ),
         Option(name="tinit", type="integer", default=0, minimum=0, help="steps before ranks begin to fall"),
-        Option(
-            name="tfinal", type="integer", default=0, minimum=0, help="steps at the end with ranks as they are then"
-        ),
+        Option(name="tfinal", type="integer", default=0, minimum=0, help="steps at the end, after ranks have fallen"),
         Option(name="delta_t", type="integer", default=1, minimum=1, help="steps from one allocation to the next"),
         Option(
             name="beta1",

@@ -1,14 +1,14 @@
 """AdaLoRA's function.
 
 Equation    W0 x + (alpha / r) P L Q x; to the loss, (||P'P - I|| + ||Q Q' - I||) / 2 in Frobenius norms, weighted
-Symbols     P = ``left`` [d_out, r], the diagonal of L = ``values`` [r], Q = ``right`` [r, d_in]. A triplet is an entry of
-            L with its column of P and its row of Q
+Symbols     P = ``left`` [d_out, r], the diagonal of L = ``values`` [r], Q = ``right`` [r, d_in]. A triplet is an entry
+            of L with its column of P and its row of Q
 Slots       every linear slot of a layer
 Start       P and Q normal with a deviation of 0.02, L = 0, so the update is zero
 Parameters  r (d_in + d_out + 1) a matrix while training; what is saved has the triplets that are left
 
-The paper squares the norms and adds them up over all matrices. Its authors' code (QingruZhang/AdaLoRA) and peft take the
-norms themselves and their mean over all factors, which is what is computed here.
+The paper squares the norms. Its authors' code (QingruZhang/AdaLoRA) and peft take the norms themselves and their mean
+over all factors of the model; so does this.
 """
 
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ class Triplets(Function):
         budget: options of :class:`~refarch_adalora.schedule.Budget`.
 
     Attributes:
-        importance: of the three factors; None once folded.
+        importance: of the three factors, in their order; None once folded.
         kept: [r], 1 for each triplet that the last allocation has kept, else 0; None once folded.
     """
 
@@ -78,7 +78,7 @@ class Triplets(Function):
         self.right = nn.Parameter(torch.randn(rank, shape.d_in) * 0.02)
         self.scale, self.orthogonality = alpha / rank, orthogonality
         self.dropout = nn.Dropout(dropout)
-        self.importance: nn.ModuleDict | None = nn.ModuleDict({n: Importance(p) for n, p in self.factors().items()})
+        self.importance: nn.ModuleList | None = nn.ModuleList(Importance(p) for p in self.factors().values())
         self.register_buffer("kept", torch.ones(rank))
 
     def factors(self) -> dict[str, nn.Parameter]:
@@ -98,9 +98,29 @@ class Triplets(Function):
         """How far singular vectors are from orthogonal and of length one, weighted."""
         if not self.orthogonality:
             return None
-        left, right = self.left.float(), self.right.float()
-        gaps = [gram - torch.eye(len(gram), device=gram.device) for gram in (left.T @ left, right @ right.T)]  # r r
+        wide = torch.promote_types(self.left.dtype, torch.float32)
+        left, right = self.left.to(wide), self.right.to(wide)
+        gaps = [gram - torch.eye(len(gram)).to(gram) for gram in (left.T @ left, right @ right.T)]  # r r
         return self.orthogonality * (gaps[0].norm() + gaps[1].norm()) / 2
+
+    def account(self, beta1: float, beta2: float) -> None:
+        """Take the gradients that are there into account."""
+        for importance, factor in zip(self._importance(), self.factors().values(), strict=True):
+            importance.update(factor, beta1, beta2)
+
+    def scores(self) -> Tensor:
+        """Each triplet's importance: that of its singular value, and the means over its vectors, [r]."""
+        left, values, right = (importance.score() for importance in self._importance())
+        return values + left.mean(dim=0) + right.mean(dim=1)
+
+    def keep(self, chosen: Tensor) -> None:
+        """chosen: [r], 1 or 0; the other singular values become zero."""
+        assert self.kept is not None
+        self.kept.copy_(chosen)
+        self.values.mul_(self.kept)
+
+    def _importance(self) -> list[Importance]:
+        return [part for part in self.importance or () if isinstance(part, Importance)]
 
     @torch.no_grad()
     def fold(self) -> None:

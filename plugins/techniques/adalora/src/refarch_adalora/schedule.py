@@ -65,54 +65,43 @@ class Budget(Schedule):
             SpecError: the options leave no steps in which ranks fall.
             UsageError: there are no gradients.
         """
+        matrices = [f for f in self.functions.values() if isinstance(f, Triplets) and f.kept is not None]
+        if not matrices:  # folded: the choice was made
+            return
         last = total - self.tfinal
         if self.tinit >= last:
             raise SpecError(
                 f"tinit {self.tinit} and tfinal {self.tfinal} leave none of {total} steps for ranks to fall in",
                 "lower them, or train for more steps",
             )
-        matrices = [f for f in self.functions.values() if isinstance(f, Triplets) and f.importance is not None]
-        if not matrices:  # folded: the choice was made
-            return
+        kept = torch.cat([matrix.kept.to(matrices[0].values) for matrix in matrices if matrix.kept is not None])
         if step < last:
             self._account(matrices)
-        kept = sum(int(_kept(matrix).sum()) for matrix in matrices)
-        if step == last or (step > last and kept > self.target):  # a step may have been skipped
+        if step == last or (step > last and kept.float().sum() > self.target):  # the last step may have been skipped
             self._allocate(matrices, self.target)
         elif self.tinit < step < last and step % self.delta_t == 0:
             self._allocate(matrices, self.number(step, total))
         elif step > last:
-            for matrix in matrices:
-                matrix.values.mul_(_kept(matrix))
+            _keep(matrices, kept)
 
     def _account(self, matrices: list[Triplets]) -> None:
-        factors = [(m, name, factor) for m in matrices for name, factor in m.factors().items()]
-        if all(factor.grad is None for _, _, factor in factors):
+        if all(parameter.grad is None for matrix in matrices for parameter in matrix.parameters()):
             raise UsageError(
                 "importance is read off gradients, and there are none",
                 "call after_step() after optimizer.step() and before optimizer.zero_grad()",
             )
-        for matrix, name, factor in factors:
-            assert matrix.importance is not None
-            matrix.importance[name].update(factor, *self.betas)
+        for matrix in matrices:
+            matrix.account(*self.betas)
 
     def _allocate(self, matrices: list[Triplets], number: int) -> None:
         """Keep the ``number`` most important triplets; of equal ones, the first."""
-        scores = torch.cat([_scores(matrix).float().to(matrices[0].values.device) for matrix in matrices])
+        scores = torch.cat([matrix.scores().to(matrices[0].values.device) for matrix in matrices])
         chosen = torch.zeros_like(scores)
         chosen[scores.argsort(descending=True, stable=True)[:number]] = 1
-        for matrix, own in zip(matrices, chosen.split([len(m.values) for m in matrices]), strict=True):
-            _kept(matrix).copy_(own)
-            matrix.values.mul_(_kept(matrix))
+        _keep(matrices, chosen)
 
 
-def _kept(matrix: Triplets) -> Tensor:
-    assert matrix.kept is not None
-    return matrix.kept
-
-
-def _scores(matrix: Triplets) -> Tensor:
-    """[r]"""
-    assert matrix.importance is not None
-    left, values, right = (matrix.importance[name].score() for name in ("left", "values", "right"))
-    return values + left.mean(dim=0) + right.mean(dim=1)
+def _keep(matrices: list[Triplets], chosen: Tensor) -> None:
+    """chosen: [all triplets]"""
+    for matrix, own in zip(matrices, chosen.split([len(matrix.values) for matrix in matrices]), strict=True):
+        matrix.keep(own)
