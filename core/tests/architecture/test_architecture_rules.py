@@ -90,6 +90,12 @@ BROKEN: dict[str, dict[str, Any]] = {
         "workspace": ["attention.key_value"],
         "gate": {"by": "token"},
     },
+    "some positions get an added contribution": {**RESCALING, "positions": {"first": 1}},
+    "an update of weights is at all positions": {
+        **ADDITION,
+        "adapted": "reparameterisation",
+        "positions": {"first": 1},
+    },
     "sharing names what is shared": {**ADDITION, "sharing": "across model"},
     "reparameterisation is mergeable in form": {**ADDITION, "adapted": "reparameterisation", "form": "mlp"},
 }

@@ -2,7 +2,7 @@
 
 from refarch.architecture.base import CONTRACT, Spec, explain
 from refarch.architecture.family import BackboneKind, FamilySpec, ModelSpec, StackTable, TinyModel, parse_entry
-from refarch.architecture.module import Gate, ModuleSpec
+from refarch.architecture.module import Gate, ModuleSpec, Positions
 from refarch.architecture.pipeline import (
     BackboneChoice,
     PipelineSpec,
@@ -39,6 +39,7 @@ __all__ = [
     "ModuleSpec",
     "Option",
     "PipelineSpec",
+    "Positions",
     "Provenance",
     "RunRecord",
     "Seeds",

@@ -35,6 +35,24 @@ class Gate(Spec):
     """(1 - g) y + g M(.) instead of y + g M(.)."""
 
 
+Count = Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(pattern=r"^\$[a-z][a-z0-9_]*$")]
+"""A number, or ``"$name"`` for the value of the option of that name."""
+
+
+class Positions(Spec):
+    """The tokens of a sequence at which a module works: those at its beginning, those at its end, or both.
+
+    Padding does not count, tokens put in front of the inputs do. A sequence's end is that of what a model gets before
+    it generates: tokens that come after a cached beginning are not among the ``last``, so a cached generation is one
+    from a prompt that was changed. ``first`` counts from the beginning, whatever is cached.
+    """
+
+    first: Count = 0
+    """How many at the beginning."""
+    last: Count = 0
+    """How many at the end."""
+
+
 class ModuleSpec(Spec):
     """One module of a technique: the property values that the engine executes."""
 
@@ -74,6 +92,8 @@ class ModuleSpec(Spec):
     the same arguments as they are."""
     routing: p.Routing = "none"
     gate: Gate | None = None
+    positions: Positions | None = None
+    """The tokens at which it works; all when left out."""
     identity_at_start: bool = True
     """Whether a freshly attached module leaves the model's output as it was."""
     provenance: dict[str, p.Provenance] = {}
@@ -87,7 +107,7 @@ class ModuleSpec(Spec):
     @property
     def asks_for_tokens(self) -> bool:
         """Whether it has to know which of the tokens that it gets are real."""
-        return self.gate is not None and self.gate.by == "example"
+        return self.positions is not None or (self.gate is not None and self.gate.by == "example")
 
     def slot_refs(self) -> tuple[SlotRef, ...]:
         """The workspace, parsed."""

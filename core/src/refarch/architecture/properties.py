@@ -304,8 +304,20 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "real tokens are known in a stack",
         lambda m: m.asks_for_tokens and bool(_names(m) & {"embedding", "embedding_norm"}),
-        "which tokens are real is known within a stack of layers: a gate by example cannot work at 'embedding' or"
-        " 'embedding_norm', before it begins",
+        "which tokens are real is known within a stack of layers: a gate by example, or a module at some positions,"
+        " cannot work at 'embedding' or 'embedding_norm', before it begins",
+    ),
+    Rule(
+        "some positions get an added contribution",
+        lambda m: m.positions is not None and (m.integration not in ADDITIVE or "key_value" in _kinds(m)),
+        "a contribution that is added at a module's output can be left out at other tokens; factors, weights and"
+        " selected parameters are the same for all tokens, and keys and values are there for all queries",
+    ),
+    Rule(
+        "an update of weights is at all positions",
+        lambda m: m.positions is not None and m.adapted == "reparameterisation",
+        "a weight is the same for all tokens, so what works at some of them stands for no update of it: parameters"
+        " adapted = addition",
     ),
     Rule(
         "sharing names what is shared",

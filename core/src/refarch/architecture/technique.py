@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, create_model, model_validator
 
 from refarch.architecture.base import CONTRACT, PlainData, PlainValue, Spec, explain
-from refarch.architecture.module import Identifier, ModuleSpec
+from refarch.architecture.module import Identifier, ModuleSpec, Positions
 from refarch.architecture.slots import Layers
 from refarch.errors import SpecError, did_you_mean
 
@@ -107,7 +107,8 @@ class TechniqueSpec(Spec):
             raise ValueError(f"technique {self.name!r}: two modules have one name: {names}")
         known = {option.name for option in self.options}
         for module in self.modules:
-            for value in (*module.arguments.values(), *module.learning_rate_scale.values()):
+            positions = module.positions.model_dump().values() if module.positions else ()
+            for value in (*module.arguments.values(), *module.learning_rate_scale.values(), *positions):
                 if isinstance(value, str) and value.startswith("$") and value[1:] not in known:
                     raise ValueError(f"technique {self.name!r}: module {module.name!r} uses {value}, but has no option")
         clash = known & {"slots", "layers", "preset"}
@@ -208,6 +209,22 @@ class ConfiguredTechnique(Spec):
     def learning_rate_scale(self, module: ModuleSpec) -> dict[str, float]:
         """Parameters of ``module``'s function that train at a multiple of the learning rate, and that multiple."""
         return self._decided(module.learning_rate_scale)
+
+    def decided(self, module: ModuleSpec) -> ModuleSpec:
+        """``module`` with numbers for the positions at which it works.
+
+        Raises:
+            SpecError: there are none.
+        """
+        if module.positions is None:
+            return module
+        counts = self._decided(module.positions.model_dump())
+        if not any(counts.values()):
+            raise SpecError(
+                f"technique {self.name!r}: module {module.name!r} would work at no token: its positions are {counts}",
+                "ask for one token at least, at the beginning or at the end of the sequence",
+            )
+        return module.model_copy(update={"positions": Positions.parse(counts, f"positions of {module.name!r}")})
 
     def _decided(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values with options in place of their names."""

@@ -141,6 +141,9 @@ def _typology(module: ModuleSpec) -> RenderableType:
                 source("gate"),
             )
         )
+    if module.positions:
+        counts = ", ".join(f"{name} {n}" for name, n in module.positions.model_dump().items() if n)
+        rows.append(("positions", counts, "tokens of the sequence at which it works", source("positions")))
     return _table(None, ("property", "value", "meaning", "provenance"), rows)
 
 

@@ -49,6 +49,8 @@ def ahead_reason(spec: ModuleSpec, site: Site) -> str:
         return ""
     if spec.gate is not None and spec.gate.by == "example":
         return f"{site.address}: the gate by example is a mean over tokens, so later ones change it for earlier ones"
+    if spec.positions is not None and spec.positions.last:
+        return f"{site.address}: it works at the last tokens, which are others when more have come"
     return ""
 
 
@@ -190,8 +192,35 @@ class Tokens:
             )
         return call
 
-    def real(self, x: Tensor) -> Tensor | None:
+    def present(self, x: Tensor, first: int, last: int) -> Tensor:
+        """At which tokens a module works.
+
+        Args:
+            x: [b, t, d]; or [b * t, d], where a layer has all tokens in one row.
+            first: how many at the beginning of the sequence.
+            last: how many at its end, if it begins in this call.
+
+        Returns:
+            [b or 1, t, 1], or [b * t, 1]; true where it does.
+        """
+        if x.ndim == 2:
+            x = self._by_example(x)
+            return self.present(x, first, last).expand(*x.shape[:2], 1).flatten(0, 1)
+        call, real, t = self.call(), self.real(x, whole=True), x.shape[1]
+        earlier = 0 if reads_encoder(self.site) else call.earlier
+        if real is None:
+            real = torch.ones(1, earlier + t, dtype=torch.bool, device=x.device)
+        found = real & (real.cumsum(dim=1) <= first)  # b s
+        if not earlier:
+            found = found | (real & (real.flip(1).cumsum(dim=1).flip(1) <= last))
+        return found[:, -t:].unsqueeze(-1)
+
+    def real(self, x: Tensor, whole: bool = False) -> Tensor | None:
         """X: [b, t, d] -> [b, t], true where a token is real; None if all are.
+
+        Args:
+            x: activations.
+            whole: also of those in the cache, which come before.
 
         Raises:
             CompositionError: the mask is of other tokens than x, or there is no call.
@@ -200,12 +229,13 @@ class Tokens:
         real = call.of_encoder if reads_encoder(self.site) else call.real
         if real is None:
             return None
-        if x.ndim != 3 or real.shape[0] != x.shape[0] or real.shape[1] < x.shape[1]:
+        tokens = x.shape[1] + (call.earlier if not reads_encoder(self.site) else 0)
+        if x.ndim != 3 or real.shape[0] != x.shape[0] or real.shape[1] < tokens:
             raise CompositionError(
                 f"{self.site.address}: the mask {tuple(real.shape)} does not belong to activations {tuple(x.shape)}",
                 "choose other slots: here the layer has no longer one row of activations for each token",
             )
-        return real[:, -x.shape[1] :]
+        return real[:, -tokens if whole else -x.shape[1] :]
 
     def mean(self, x: Tensor) -> Tensor:
         """Each example's mean over its real tokens, to be broadcast over them.
@@ -219,19 +249,28 @@ class Tokens:
             [b, 1, d], or [b * t, d].
         """
         if x.ndim == 2:
-            b, t = self.call().shape
-            if x.shape[0] != b * t:
-                raise CompositionError(
-                    f"{self.site.address}: {x.shape[0]} rows of activations are not the {b} x {t} tokens of the call",
-                    "choose other slots: an example's tokens are not all here",
-                )
-            return self.mean(x.unflatten(0, (b, t))).expand(b, t, -1).flatten(0, 1)
+            x = self._by_example(x)
+            return self.mean(x).expand(*x.shape[:2], -1).flatten(0, 1)
         real = self.real(x)
         if real is None:
             return x.mean(dim=1, keepdim=True)
         real = real.unsqueeze(-1)  # b t 1
         # What stands at padding may be anything, even not finite; an example without a token has the mean 0.
         return x.masked_fill(~real, 0).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True).clamp(min=1)
+
+    def _by_example(self, x: Tensor) -> Tensor:
+        """[b * t, d] -> [b, t, d].
+
+        Raises:
+            CompositionError: these are not the call's tokens.
+        """
+        b, t = self.call().shape
+        if x.shape[0] != b * t:
+            raise CompositionError(
+                f"{self.site.address}: {x.shape[0]} rows of activations are not the {b} x {t} tokens of the call",
+                "choose other slots: an example's tokens are not all here",
+            )
+        return x.unflatten(0, (b, t))
 
 
 def _real(mask: Any) -> Tensor | None:

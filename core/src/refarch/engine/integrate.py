@@ -120,7 +120,13 @@ class Bound:
         if plain and leaf is not None and self.parallel and self.carrier is None and can_fuse(leaf, function, x):
             return function(x, base=leaf)  # type: ignore[no-any-return]
         y = inner(x)
-        return put_part(y, part, self._added(x, take_part(y, part), plain))
+        own = take_part(y, part)
+        added = self._added(x, own, plain)
+        where = self.spec.positions
+        if where is not None:
+            assert self.tokens is not None
+            added = torch.where(self.tokens.present(own, int(where.first), int(where.last)), added, own)
+        return put_part(y, part, added)
 
     def _added(self, x: Tensor, y: Tensor, plain: bool) -> Tensor:
         """y: the base's output, or its part; returns it with the contribution."""
@@ -150,6 +156,7 @@ class Bound:
             isinstance(function, LowRank)
             and type(function).forward is LowRank.forward
             and self.gate is None
+            and self.spec.positions is None
             and isinstance(function.scale, (int, float))
             and (self.spec.integration == "scaled addition" or function.scale == 1)
         )
@@ -248,6 +255,8 @@ class Bound:
             return f"{type(self.function).__name__} offers no weight delta"
         if self.gate is not None and spec.gate is not None and spec.gate.by != "learned":
             return f"its gate depends on the input (by {spec.gate.by})"
+        if spec.positions is not None:
+            return "it works at some tokens only, and a weight is the same for all"
         if spec.inter == "dynamic":
             return "inter-connectivity is dynamic: the map depends on the input"
         return plain_reason(site.end.module, in_memory)

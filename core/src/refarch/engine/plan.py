@@ -63,7 +63,7 @@ def build(
     insertions: list[Insertion] = []
     selections: list[tuple[ModuleSpec, list[Site]]] = []
     with _seeded(seed):
-        for spec in technique.technique.modules:
+        for spec in map(technique.decided, technique.technique.modules):
             sites = resolver.resolve([parse_slot(text) for text in spec.workspace], spec.layers)
             if spec.form == "attention":
                 _find_attention(resolver, spec, sites)
