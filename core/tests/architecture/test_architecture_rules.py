@@ -47,7 +47,11 @@ GATED = {**ADDITION, "integration": "gated addition", "gate": {"by": "token"}}
 ATTENDED = {**CONCATENATION, "workspace": ["attention.key_value"], "integration": "gated addition", "gate": {}}
 GATED_PREFIX = {**CONCATENATION, "workspace": ["attention.key_value"], "gate": {"by": "example"}}
 ATTENTION = {**ADDITION, "workspace": ["attention"], "form": "attention", "inter": "dynamic"}
-POSSIBLE = [ADDITION, SELECTION, CONCATENATION, TRANSFORMATION, RESCALING, GATED, ATTENDED, GATED_PREFIX, ATTENTION]
+ROUTED = {**ADDITION, "routing": "soft", "inter": "dynamic", "router": {"experts": 4}}
+POSSIBLE = [
+    *(ADDITION, SELECTION, CONCATENATION, TRANSFORMATION, RESCALING, GATED),
+    *(ATTENDED, GATED_PREFIX, ATTENTION, ROUTED),
+]
 
 BROKEN: dict[str, dict[str, Any]] = {
     "each slot once": {**RESCALING, "workspace": ["ffn.hidden", "ffn.down:input"]},
@@ -96,6 +100,11 @@ BROKEN: dict[str, dict[str, Any]] = {
         "adapted": "reparameterisation",
         "positions": {"first": 1},
     },
+    "routing goes with a router": {**ROUTED, "router": None},
+    "contributions and factors are routed": {**CONCATENATION, "routing": "fixed", "router": {"experts": 4}},
+    "routing by input is dynamic": {**ROUTED, "inter": "fixed"},
+    "hard routing chooses some": {**ROUTED, "routing": "hard"},
+    "weights of all experts sum to one": {**ROUTED, "router": {"experts": 4, "renormalise": False}},
     "sharing names what is shared": {**ADDITION, "sharing": "across model"},
     "reparameterisation is mergeable in form": {**ADDITION, "adapted": "reparameterisation", "form": "mlp"},
 }
@@ -130,6 +139,9 @@ def test_the_other_side_of_rules_with_two_sides() -> None:
         {**ADDITION, "parameters": ["weight"]},
         {**ADDITION, "gate": {}},
         {**ADDITION, "shared": ["down"]},
+        {**ADDITION, "router": {"experts": 4}},
+        {**ROUTED, "router": {"experts": 4, "top": 2}},
+        {**ATTENTION, "routing": "soft", "router": {"experts": 4}},
         {**ADDITION, "input_type": "weights"},
     ):
         with pytest.raises(SpecError):

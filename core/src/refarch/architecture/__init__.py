@@ -2,7 +2,7 @@
 
 from refarch.architecture.base import CONTRACT, Spec, explain
 from refarch.architecture.family import BackboneKind, FamilySpec, ModelSpec, StackTable, TinyModel, parse_entry
-from refarch.architecture.module import Gate, ModuleSpec, Positions
+from refarch.architecture.module import Gate, ModuleSpec, Positions, Router
 from refarch.architecture.pipeline import (
     BackboneChoice,
     PipelineSpec,
@@ -41,6 +41,7 @@ __all__ = [
     "PipelineSpec",
     "Positions",
     "Provenance",
+    "Router",
     "RunRecord",
     "Seeds",
     "Slot",

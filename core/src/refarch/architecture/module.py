@@ -14,6 +14,8 @@ ImportPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z
 """``package.module:Name``; resolved only when it is built."""
 Scale = Annotated[float, Field(gt=0)] | Annotated[str, StringConstraints(pattern=r"^\$[a-z][a-z0-9_]*$")]
 """A positive number, or ``"$name"`` for the value of the option of that name."""
+Count = Annotated[int, Field(ge=1)] | Annotated[str, StringConstraints(pattern=r"^\$[a-z][a-z0-9_]*$")]
+"""A positive whole number, or ``"$name"`` for the value of the option of that name."""
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -53,6 +55,22 @@ class Positions(Spec):
     """How many at the end."""
 
 
+class Router(Spec):
+    """The mixture of a routed module, a standard component of the engine.
+
+    The module has several functions of its class at each insertion, its experts, and computes sum_e w_e M_e. With
+    p = softmax(W x) over the experts, from what the module reads at each token, w is p (soft routing), or p at the
+    ``top`` largest and zero elsewhere (hard). In fixed routing p = softmax(a) with free numbers a.
+    """
+
+    experts: Count
+    """How many functions are mixed."""
+    top: Count | None = None
+    """Of hard routing: how many experts act on an input."""
+    renormalise: bool = True
+    """Of hard routing: whether the weights of the chosen experts are divided by their sum."""
+
+
 class ModuleSpec(Spec):
     """One module of a technique: the property values that the engine executes."""
 
@@ -73,7 +91,7 @@ class ModuleSpec(Spec):
     """The function's import path; none for a selection."""
     arguments: PlainData = {}
     """The function's keyword arguments; ``"$name"`` stands for the option of that name. Left empty, the function gets
-    all of the technique's options under their own names."""
+    all of the technique's options under their own names, but those that say something about the router."""
     parameters: tuple[str, ...] = ()
     """Of a selection: which parameters of the modules at the slots (``weight``, ``bias``, ``*``)."""
     sharing: p.Sharing = "none"
@@ -91,6 +109,8 @@ class ModuleSpec(Spec):
     """The import path of what changes all of this module's functions together after each optimizer step; built with
     the same arguments as they are."""
     routing: p.Routing = "none"
+    router: Router | None = None
+    """Of a routed module: how many experts, and by what they are mixed."""
     gate: Gate | None = None
     positions: Positions | None = None
     """The tokens at which it works; all when left out."""

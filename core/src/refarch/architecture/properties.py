@@ -89,6 +89,12 @@ MEANING: dict[str, dict[str, str]] = {
         "across layers": "insertions at one slot share over the layers",
         "across model": "all insertions share",
     },
+    "routing": {
+        "none": "one function, for every input",
+        "fixed": "several, mixed in learned proportions that are the same for every input",
+        "soft": "several, all mixed in proportions that a router computes from the input",
+        "hard": "several, of which a router chooses few by the input",
+    },
     "form": {
         "linear": "linear in what it reads; offers its weight delta",
         "mlp": "a nonlinear network on each position",
@@ -318,6 +324,38 @@ RULES: tuple[Rule, ...] = (
         lambda m: m.positions is not None and m.adapted == "reparameterisation",
         "a weight is the same for all tokens, so what works at some of them stands for no update of it: parameters"
         " adapted = addition",
+    ),
+    Rule(
+        "routing goes with a router",
+        lambda m: (m.routing != "none") != (m.router is not None),
+        "routing says how experts are mixed, the field 'router' how many there are and by what: give both or neither",
+    ),
+    Rule(
+        "contributions and factors are routed",
+        lambda m: (
+            m.routing != "none"
+            and (m.integration not in (*ADDITIVE, "rescaling") or m.form == "attention" or _is_attended(m))
+        ),
+        "experts are mixed position by position, which needs contributions that are added to hidden states, or factors"
+        " that multiply them; tokens, weights and attention over other positions are none",
+    ),
+    Rule(
+        "routing by input is dynamic",
+        lambda m: m.routing in ("soft", "hard") and m.inter != "dynamic",
+        "which experts act depends on the input: inter-connectivity = dynamic",
+    ),
+    Rule(
+        "hard routing chooses some",
+        lambda m: m.router is not None and (m.routing == "hard") != (m.router.top is not None),
+        "hard routing says how many experts act ('top'); in soft and fixed routing all of them do",
+    ),
+    Rule(
+        "weights of all experts sum to one",
+        lambda m: (
+            m.router is not None and not m.router.renormalise and (m.routing != "hard" or m.integration == "rescaling")
+        ),
+        "only the weights of chosen experts can sum to less than one (renormalise = false), and only where they are"
+        " added: factors would shrink what they multiply",
     ),
     Rule(
         "sharing names what is shared",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, create_model, model_validator
 
 from refarch.architecture.base import CONTRACT, PlainData, PlainValue, Spec, explain
-from refarch.architecture.module import Identifier, ModuleSpec, Positions
+from refarch.architecture.module import Identifier, ModuleSpec, Positions, Router
 from refarch.architecture.slots import Layers
 from refarch.errors import SpecError, did_you_mean
 
@@ -107,8 +107,9 @@ class TechniqueSpec(Spec):
             raise ValueError(f"technique {self.name!r}: two modules have one name: {names}")
         known = {option.name for option in self.options}
         for module in self.modules:
-            positions = module.positions.model_dump().values() if module.positions else ()
-            for value in (*module.arguments.values(), *module.learning_rate_scale.values(), *positions):
+            counts = [part.model_dump() for part in (module.positions, module.router) if part]
+            values = (module.arguments, module.learning_rate_scale, *counts)
+            for value in (value for part in values for value in part.values()):
                 if isinstance(value, str) and value.startswith("$") and value[1:] not in known:
                     raise ValueError(f"technique {self.name!r}: module {module.name!r} uses {value}, but has no option")
         clash = known & {"slots", "layers", "preset"}
@@ -203,7 +204,8 @@ class ConfiguredTechnique(Spec):
     def arguments(self, module: ModuleSpec) -> dict[str, Any]:
         """The keyword arguments with which ``module``'s function is built."""
         if not module.arguments:
-            return dict(self.options)
+            routed = set((module.router.model_dump() if module.router else {}).values())
+            return {name: value for name, value in self.options.items() if f"${name}" not in routed}
         return self._decided(module.arguments)
 
     def learning_rate_scale(self, module: ModuleSpec) -> dict[str, float]:
@@ -225,6 +227,28 @@ class ConfiguredTechnique(Spec):
                 "ask for one token at least, at the beginning or at the end of the sequence",
             )
         return module.model_copy(update={"positions": Positions.parse(counts, f"positions of {module.name!r}")})
+
+    def router(self, module: ModuleSpec) -> Router | None:
+        """The router of ``module``, with numbers in place of options.
+
+        Raises:
+            SpecError: these numbers make no router.
+        """
+        if module.router is None:
+            return None
+        where = f"technique {self.name!r}: the router of module {module.name!r}"
+        router = Router.parse(self._decided(module.router.model_dump()), where)
+        assert isinstance(router.experts, int) and not isinstance(router.top, str)
+        if router.experts < 2:
+            raise SpecError(f"{where} has {router.experts} expert; there is nothing to mix", "give it two or more")
+        if router.top is not None and router.top > router.experts:
+            raise SpecError(f"{where} chooses {router.top} of {router.experts} experts", "choose fewer")
+        if router.top == 1 and router.renormalise:
+            raise SpecError(
+                f"{where} gives the one expert that it chooses the weight 1, whatever the input, so nothing trains it",
+                "choose two or more, or do not renormalise",
+            )
+        return router
 
     def _decided(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values with options in place of their names."""

@@ -144,6 +144,9 @@ def _typology(module: ModuleSpec) -> RenderableType:
     if module.positions:
         counts = ", ".join(f"{name} {n}" for name, n in module.positions.model_dump().items() if n)
         rows.append(("positions", counts, "tokens of the sequence at which it works", source("positions")))
+    if module.router:
+        values = _values(module.router.model_dump(exclude_none=True))
+        rows.append(("router", values, "how many functions are mixed, by what", source("router")))
     return _table(None, ("property", "value", "meaning", "provenance"), rows)
 
 

@@ -31,6 +31,7 @@ from refarch.engine.function import Function, LowRank
 from refarch.engine.fused import autocasts, can_fuse
 from refarch.engine.gate import GateModule
 from refarch.engine.linear import plain_reason, put_part, read_weight, take_part
+from refarch.engine.routing import own_functions
 from refarch.engine.sites import Site
 from refarch.errors import CompositionError
 
@@ -162,11 +163,16 @@ class Bound:
         )
 
     def _rescale(self, inner: Inner, x: Tensor, leaf: nn.Module | None) -> Tensor:
-        factors = self.function()  # width
         if self.site.ref.side == "input":
-            return inner(x * factors.to(x.dtype))
+            return inner(x * self._factors(x))
         y, part = inner(x), self.site.end.part
-        return put_part(y, part, take_part(y, part) * factors.to(y.dtype))
+        own = take_part(y, part)
+        return put_part(y, part, own * self._factors(own))
+
+    def _factors(self, read: Tensor) -> Tensor:
+        """M(), [width]; or, routed by what is rescaled, a mixture for each position, [..., width]."""
+        found = self.function(cast_for(self.function, read)) if self.spec.router is not None else self.function()
+        return found.to(read.dtype)  # type: ignore[no-any-return]
 
     def _transform(self, inner: Inner, x: Tensor, leaf: nn.Module | None) -> Tensor:
         function, part = self.function, self.site.end.part
@@ -251,12 +257,16 @@ class Bound:
             return f"slot {str(site.ref)!r} is of kind {site.ref.slot.kind}, not a linear map"
         if spec.form not in ("linear", "vector") and spec.integration != "transformation":
             return f"the function is not linear (functional form: {spec.form})"
-        if spec.integration in ADDITIVE and type(self.function).delta is Function.delta:
-            return f"{type(self.function).__name__} offers no weight delta"
+        if spec.integration in ADDITIVE:
+            for _, function in own_functions(self.function):
+                if type(function).delta is Function.delta:
+                    return f"{type(function).__name__} offers no weight delta"
         if self.gate is not None and spec.gate is not None and spec.gate.by != "learned":
             return f"its gate depends on the input (by {spec.gate.by})"
         if spec.positions is not None:
             return "it works at some tokens only, and a weight is the same for all"
+        if spec.router is not None and spec.routing != "fixed":
+            return f"its experts are mixed by the input (routing: {spec.routing})"
         if spec.inter == "dynamic":
             return "inter-connectivity is dynamic: the map depends on the input"
         return plain_reason(site.end.module, in_memory)
@@ -283,7 +293,9 @@ class Bound:
     def _kind(self) -> str:
         """Which commuting family the map belongs to."""
         if self.spec.integration == "rescaling":
-            return self.site.ref.side
+            return (
+                self.site.ref.side if self.spec.inter == "fixed" else "none"
+            )  # factors may depend on what they rescale
         additive = self.spec.integration in ("direct addition", "scaled addition")
         return "sum" if additive and self.parallel and self.spec.form == "linear" else "none"
 

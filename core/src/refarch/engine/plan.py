@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from refarch.engine.function import Function, SlotShape
 from refarch.engine.gate import GateModule
 from refarch.engine.integrate import Bound
 from refarch.engine.linear import read_weight, take_part, widths
+from refarch.engine.routing import mixture, own_functions, own_parameters
 from refarch.engine.schedule import Schedule
 from refarch.engine.sites import Resolver, Site
 from refarch.errors import PluginError, RefarchError, SlotError, SpecError
@@ -70,12 +72,13 @@ def build(
             if spec.integration == "selection":
                 selections.append((spec, sites))
                 continue
-            function_class = _class(spec.function, Function)
+            function_class, router = _class(spec.function, Function), technique.router(spec)
             shared: dict[tuple[object, ...], nn.Parameter] = {}
             for site in sites:
                 _check(spec, site)
                 shape = read_shape(spec, site)
-                function = _build(function_class, shape, technique, spec, shape.slot)
+                new = functools.partial(_build, function_class, shape, technique, spec, shape.slot)
+                function: Function = new() if router is None else mixture(spec, router, shape.d_in, new)
                 gate = GateModule(spec.gate, _gate_width(spec, site, shape)) if spec.gate else None
                 _place(function, gate, spec, dtype, device)
                 _share(spec, site, function, shared)  # after placing, which may make new parameters
@@ -87,7 +90,12 @@ def _schedules(technique: ConfiguredTechnique, insertions: list[Insertion]) -> l
     """The schedule of each module that has one."""
     schedules = []
     for spec in technique.technique.modules:
-        own = {item.site.address: item.function for item in insertions if item.spec.name == spec.name}
+        own = {
+            f"{item.site.address}.{prefix}".rstrip("."): function
+            for item in insertions
+            if item.spec.name == spec.name
+            for prefix, function in own_functions(item.function)
+        }
         if spec.schedule and own:
             schedules.append(_build(_class(spec.schedule, Schedule), own, technique, spec, "its schedule"))
     return schedules
@@ -175,19 +183,22 @@ def _build(cls: type[Built], first: Any, technique: ConfiguredTechnique, spec: M
 
 
 def _share(spec: ModuleSpec, site: Site, function: Function, shared: dict[tuple[object, ...], nn.Parameter]) -> None:
-    """Let insertions within one scope have one parameter. Where shapes differ within it, each shape has its own."""
+    """Let insertions within one scope have one parameter. Where shapes differ within it, each shape has its own; and so
+    has each expert, which shares with the experts of its number.
+    """
     stack = site.stack.name if site.stack else None
     scope: tuple[object, ...] = {
         "within layer": (stack, site.shape.layer),
         "across layers": (stack, str(site.ref)),
     }.get(spec.sharing, ())
-    for name in spec.shared:
-        owner, _, leaf = name.rpartition(".")
-        module = function.get_submodule(owner)
-        parameter = module._parameters.get(leaf)
-        if parameter is None:
-            raise PluginError(f"{spec.function} shares {name!r}, but has no parameter of that name")
-        module._parameters[leaf] = shared.setdefault((*scope, name, tuple(parameter.shape)), parameter)
+    for prefix, own in own_functions(function):
+        for name in spec.shared:
+            owner, _, leaf = name.rpartition(".")
+            module = own.get_submodule(owner)
+            parameter = module._parameters.get(leaf)
+            if parameter is None:
+                raise PluginError(f"{spec.function} shares {name!r}, but has no parameter of that name")
+            module._parameters[leaf] = shared.setdefault((*scope, prefix + name, tuple(parameter.shape)), parameter)
 
 
 def _place(
@@ -197,13 +208,12 @@ def _place(
     for module in (function, gate):
         if module is not None and any((t.device, t.dtype) != wanted for t in (*module.parameters(), *module.buffers())):
             module.to(*wanted)
-    parameters = dict(function.named_parameters()) if spec.frozen or spec.learning_rate_scale else {}
     for verb, names in (("freezes", spec.frozen), ("scales the learning rate of", spec.learning_rate_scale)):
         for name in names:
-            if name not in parameters:
+            if not own_parameters(function, (name,)):
                 raise PluginError(f"{spec.function} {verb} {name!r}, but has no parameter of that name")
-    for name in spec.frozen:
-        parameters[name].requires_grad_(False)
+    for parameter in own_parameters(function, spec.frozen):
+        parameter.requires_grad_(False)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from refarch.engine.routing import own_parameters
+
 if TYPE_CHECKING:
     from refarch.engine.adaptation import Adaptation
 
@@ -15,10 +17,10 @@ def scales(adaptation: Adaptation) -> dict[nn.Parameter, float]:
     """Every trainable parameter and the multiple of the learning rate at which it trains."""
     found = {parameter: 1.0 for parameter in adaptation.parameters() if parameter.requires_grad}
     for insertion in adaptation.insertions:
-        own = dict(insertion.function.named_parameters())
         for name, scale in adaptation.technique.learning_rate_scale(insertion.spec).items():
-            if name in own and own[name] in found:  # it may be folded away, or frozen by the user
-                found[own[name]] = scale
+            for parameter in own_parameters(insertion.function, (name,)):  # none if it is folded away
+                if parameter in found:  # else the user has frozen it
+                    found[parameter] = scale
     return found
 
 

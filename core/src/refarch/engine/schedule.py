@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from refarch.engine.function import Function
+from refarch.engine.routing import own_functions
 from refarch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ def penalty(adaptation: Adaptation) -> Tensor:
     total = torch.zeros((), device=adaptation.model.device)
     terms: dict[str, list[Tensor]] = {}
     for insertion in adaptation.insertions if _train(adaptation) else ():
-        term = insertion.function.penalty() if _trains(insertion.function) else None
-        if term is not None:
-            terms.setdefault(insertion.spec.name, []).append(term.to(total.device))
+        for _, function in own_functions(insertion.function):
+            term = function.penalty() if _trains(function) else None
+            if term is not None:
+                terms.setdefault(insertion.spec.name, []).append(term.to(total.device))
     for own in terms.values():
         total = total + torch.stack(own).mean()
     return total

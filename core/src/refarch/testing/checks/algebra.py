@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from refarch.engine import Adaptation
 from refarch.engine.integrate import parameter_dtype
 from refarch.engine.plan import read_shape
+from refarch.engine.routing import own_functions, own_parameters
 from refarch.errors import CompositionError
 from refarch.testing.case import Case, NotApplicable, Snapshot, collect, expect_equal, unchanged
 from refarch.testing.models import Batch, outputs
@@ -18,10 +19,10 @@ def delta_matches_forward(case: Case) -> None:
     """A linear function's delta() is the matrix of its forward(): x @ delta.T == function(x)."""
     _, adaptation, _ = case.attached()
     linear = [item for item in adaptation.insertions if item.spec.form == "linear" and item.spec.input_type == "hidden"]
-    if not linear:
+    own = [(item, function.eval()) for item in linear for _, function in own_functions(item.function)]
+    if not own:
         raise NotApplicable("no module of it is linear in hidden states")
-    for item in linear:
-        function = item.function.eval()
+    for item, function in own:
         shape = read_shape(item.spec, item.site)
         x = torch.randn(2, 3, shape.d_in, generator=torch.Generator().manual_seed(0))
         x = x.to(parameter_dtype(function, torch.float32))
@@ -124,9 +125,9 @@ def _mergeable(case: Case) -> tuple[PreTrainedModel, Adaptation, Batch]:
 
 def _is_frozen(adaptation: Adaptation, parameter: torch.nn.Parameter) -> bool:
     return any(
-        other is parameter and name in insertion.spec.frozen
+        other is parameter
         for insertion in adaptation.insertions
-        for name, other in insertion.function.named_parameters()
+        for other in own_parameters(insertion.function, insertion.spec.frozen)
     )
 
 

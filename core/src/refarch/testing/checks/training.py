@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from refarch.engine import Adaptation, load
+from refarch.engine.routing import own_parameters
 from refarch.testing.case import Case, NotApplicable, Snapshot, collect, expect_equal, randomise, train, unchanged
 
 STEPS = 15
@@ -149,8 +150,7 @@ def _frozen(adaptation: Adaptation) -> set[int]:
     return {
         id(parameter)
         for insertion in adaptation.insertions
-        for name, parameter in insertion.function.named_parameters()
-        if name in insertion.spec.frozen
+        for parameter in own_parameters(insertion.function, insertion.spec.frozen)
     }
 
 
