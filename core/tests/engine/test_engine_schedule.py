@@ -1,4 +1,4 @@
-"""Terms that functions add to the loss, and schedules between steps: in a user's own loop and in the platform's trainer."""
+"""Terms that functions add to the loss, and schedules between steps: in a user's own loop and in a run."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ ImportPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z
 """``package.module:Name``; resolved only when it is built."""
 Scale = Annotated[float, Field(gt=0)] | Annotated[str, StringConstraints(pattern=r"^\$[a-z][a-z0-9_]*$")]
 """A positive number, or ``"$name"`` for the value of the option of that name."""
-Count = Annotated[int, Field(ge=1)] | Annotated[str, StringConstraints(pattern=r"^\$[a-z][a-z0-9_]*$")]
+AtLeastOne = Annotated[int, Field(ge=1)] | Annotated[str, StringConstraints(pattern=r"^\$[a-z][a-z0-9_]*$")]
 """A positive whole number, or ``"$name"`` for the value of the option of that name."""
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 
@@ -63,9 +63,9 @@ class Router(Spec):
     ``top`` largest and zero elsewhere (hard). In fixed routing p = softmax(a) with free numbers a.
     """
 
-    experts: Count
+    experts: AtLeastOne
     """How many functions are mixed."""
-    top: Count | None = None
+    top: AtLeastOne | None = None
     """Of hard routing: how many experts act on an input."""
     renormalise: bool = True
     """Of hard routing: whether the weights of the chosen experts are divided by their sum."""

@@ -71,7 +71,7 @@ class Pair:
                 self.pairs.append((getattr(function, own), theirs))
 
     def backward(self) -> None:
-        """Gradients of both losses. Peft's inner model adds its term; without a task type, its outer one passes it by."""
+        """Gradients of both losses. Peft's inner model adds its term; its outer one, without a task type, does not."""
         (self.case.loss(self.model, self.batch) + self.adaptation.penalty()).backward()
         self.case.loss(self.wrapped.base_model, self.batch).backward()
 

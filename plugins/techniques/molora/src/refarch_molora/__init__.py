@@ -6,8 +6,8 @@ Slots       MoLoRA: every projection of attention and feed-forward; MoV: those o
 Start       nothing changes: B = 0, and l = 1 with weights that sum to one; W_g from N(0, 0.02^2)
 Parameters  a slot: MoLoRA n r (d_in + d_out) + n d_in; MoV n d + n d
 
-Slots and defaults are those of the authors' code (github.com/for-ai/parameter-efficient-moe). There MoV's routers of keys
-and values work head by head; here one reads the whole key or value.
+Slots and defaults are those of the authors' code (github.com/for-ai/parameter-efficient-moe). There MoV's routers of
+keys and values work head by head; here one reads the whole key or value.
 """
 
 from typing import Any
