@@ -117,7 +117,7 @@ def test_holes_in_a_mask_count_as_padding(rows: list[list[int]], first: int, las
     assert torch.equal(found[..., 0].reshape(mask.shape), _chosen(mask, first, last))
 
 
-POSITIONED = refarch.attach(em.tiny("gpt2"), _spec(1, 0))
+POSITIONED = refarch.attach(em.tiny("gpt2"), _spec(1, 0), layers=[0])
 
 
 # prompts, stacks, caches ---------------------------------------------------------------------------------------------
