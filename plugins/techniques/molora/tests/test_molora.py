@@ -44,8 +44,8 @@ def hook(model: Any, path: str, edit: Any) -> None:
     model.get_submodule(path).register_forward_hook(lambda _, args, y: edit(args[0], y))
 
 
-def compare(model: Any, plain: Any, adaptation: refarch.Adaptation) -> None:
-    """Equal logits, and equal gradients of all parameters, which both models share."""
+def compare(model: Any, plain: Any, adaptation: refarch.Adaptation) -> dict[str, Tensor]:
+    """Equal logits, and equal gradients of all parameters, which both models share; returns the gradients."""
     tiny = all_tiny(["bert"])[0]
     batch = tiny.batch(model)
     torch.testing.assert_close(outputs(model, batch), outputs(plain, batch), rtol=1e-5, atol=1e-5)
@@ -54,7 +54,7 @@ def compare(model: Any, plain: Any, adaptation: refarch.Adaptation) -> None:
     found = torch.autograd.grad(tiny.loss(model, batch), own)
     for a, b in zip(found, torch.autograd.grad(tiny.loss(plain, batch), own), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-        assert a.any()
+    return dict(zip([name for name, _ in adaptation.named_parameters()], found, strict=True))
 
 
 @pytest.mark.parametrize("preset", [None, "top-2"])
@@ -64,19 +64,26 @@ def test_molora_is_the_papers_formula(preset: str | None) -> None:
     chosen = {"experts": 4, "rank": 2, "alpha": 6.0, "slots": ["attention.query", "ffn.down"], "preset": preset}
     adaptation = refarch.attach(model, "molora", **chosen)
     randomise(adaptation, scale=0.4)
+    used: set[str] = set()
     for address, function in adaptation.functions():
         p = dict(function.named_parameters())
 
-        def edit(x: Tensor, y: Tensor, p: dict[str, Tensor] = p) -> Tensor:
+        def edit(x: Tensor, y: Tensor, p: dict[str, Tensor] = p, address: str = address) -> Tensor:
             s = softmax(x @ p["router.weight"].t())
             if preset:
                 s = torch.where(s >= s.sort(dim=-1).values[..., -2:-1], s, torch.zeros(()))
             for e in range(4):
+                if s[..., e].any():
+                    used.update(f"{address}.experts.{e}.{name}" for name in ("down", "up"))
                 y = y + s[..., e, None] * 6.0 / 2 * (x @ p[f"experts.{e}.down"].t() @ p[f"experts.{e}.up"].t())
             return y
 
         hook(plain, f"bert.{adaptation.slot_map[address]}", edit)
-    compare(model, plain, adaptation)
+    gradients = compare(model, plain, adaptation)
+    trained = {name for name, gradient in gradients.items() if gradient.any() and "router" not in name}
+    # An expert that no token chose gets no gradient; after the first layer, the classifier reads one token alone.
+    assert trained <= used and {n for n in trained if ".0." in n} == {n for n in used if ".0." in n}
+    assert all(gradient.any() for name, gradient in gradients.items() if "router" in name)
 
 
 def test_mov_is_the_papers_formula() -> None:
@@ -92,7 +99,7 @@ def test_mov_is_the_papers_formula() -> None:
             return y * sum(s[..., e, None] * p[f"experts.{e}.factors"] for e in range(3))
 
         hook(plain, f"bert.{adaptation.slot_map[address]}", edit)
-    compare(model, plain, adaptation)
+    assert all(gradient.any() for gradient in compare(model, plain, adaptation).values())
 
 
 def test_experts_of_molora_start_different_and_those_of_mov_at_one() -> None:
