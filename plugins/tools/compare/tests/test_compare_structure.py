@@ -24,7 +24,7 @@ from refarch.errors import SpecError, UnknownNameError, UsageError
 WORDS = st.sampled_from(["a", "b", "c"])
 VALUE = st.builds(lambda v: Feature("value", "value", v), WORDS)
 SET = st.builds(lambda v: Feature("set", "set", frozenset(v)), st.sets(WORDS))
-NUMBER = st.builds(lambda v: Feature("number", "number", v), st.floats(-5, 5))
+NUMBER = st.builds(lambda v: Feature("number", "number", v), st.floats(-5, 5, width=32))  # no mean of them is lost
 GROUP = st.one_of(
     st.just(Feature("group", "value", None)),
     st.builds(lambda a, b: Feature("group", "group", {"value": a, "number": b}), VALUE, NUMBER),
@@ -38,7 +38,7 @@ def named(text: str) -> Structure:
     return structure(found.technique, text)
 
 
-def technique(*modules: dict) -> TechniqueSpec:
+def technique(*modules: dict, **options: int) -> TechniqueSpec:
     common = {
         "insertion": "parallel",
         "integration": "scaled addition",
@@ -50,7 +50,8 @@ def technique(*modules: dict) -> TechniqueSpec:
         "function": "package.function:Name",
     }
     made = [{"name": f"m{i}", "workspace": ["ffn"], **common, **module} for i, module in enumerate(modules)]
-    return TechniqueSpec.parse({"name": "made", "summary": "made", "modules": made})
+    listed = [{"name": n, "type": "integer", "default": v, "minimum": 0, "help": n} for n, v in options.items()]
+    return TechniqueSpec.parse({"name": "made", "summary": "made", "modules": made, "options": listed})
 
 
 @settings(max_examples=150, deadline=None)
@@ -61,7 +62,7 @@ def test_the_distance_is_a_metric(a: Structure, b: Structure, c: Structure) -> N
     assert ab == pytest.approx(d.distance(b, a))
     assert ac <= ab + bc + 1e-9
     assert d.distance(a, a) == 0
-    assert (ab < 1e-12) == (d.changes(a, b) == [])
+    assert (ab == 0) == (d.changes(a, b) == [])
 
 
 @settings(max_examples=60, deadline=None)
@@ -91,13 +92,14 @@ def test_every_property_of_a_module_spec_is_a_feature() -> None:
 
 def test_a_property_that_the_architecture_gains_appears_by_itself() -> None:
     class Wider(ModuleSpec):
-        positions: tuple[int, ...] = (0, -1)
+        places: tuple[int, ...] = (0, -1)
         tempo: str = "slow"
 
+    assert not {"places", "tempo"} & set(ModuleSpec.model_fields)
     base = technique({}).modules[0]
     wide = [Wider.model_validate({**base.model_dump(), "tempo": tempo}) for tempo in ("slow", "quick")]
     made = [structure(technique({}).model_copy(update={"modules": (module,)}).configure({})) for module in wide]
-    assert made[0].modules[0].features["positions"].value == {0, -1}
+    assert made[0].modules[0].features["places"].value == {0, -1}
     (change,) = d.changes(made[0], made[1])
     assert (change.property, change.before, change.after) == ("tempo", "slow", "quick")
 
@@ -128,6 +130,36 @@ def test_a_gate_is_one_property_with_parts() -> None:
     count = len(one.modules[0].features)
     assert d.distance(one, two) == pytest.approx(1 / len(Gate.model_fields) / count)
     assert d.distance(plain, one) == pytest.approx(2 / count)  # the integration form and the gate
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"positions": {"first": "$first"}}, {"positions": {"first": "$start"}}),
+        ({"positions": {"first": "$first", "last": "$last"}}, {"positions": {"first": 1, "last": 2}}),
+        (
+            {"routing": "soft", "inter": "dynamic", "router": {"experts": "$experts"}},
+            {"routing": "soft", "inter": "dynamic", "router": {"experts": "$mixed"}},
+        ),
+        ({"schedule": "package.module:Budget"}, {"schedule": "another.module:Budget"}),
+    ],
+)
+def test_what_options_and_code_are_called_is_no_property(one: dict, other: dict) -> None:
+    options = {"first": 1, "start": 1, "last": 2, "experts": 4, "mixed": 4}
+    made = [structure(technique(change, **options).configure({})) for change in (one, other)]
+    assert d.distance(*made) == 0
+    plain = structure(technique({}).configure({}))
+    assert d.distance(plain, made[0]) > 0
+
+
+def test_how_many_tokens_and_experts_are_numbers() -> None:
+    def at(first: int) -> Structure:
+        return structure(technique({"positions": {"first": "$first"}}, first=1).configure({"first": first}))
+
+    everywhere = structure(technique({}).configure({}))
+    assert d.distance(at(1), at(2)) < d.distance(at(1), at(4)) < d.distance(at(1), everywhere)
+    (change,) = d.changes(at(1), at(4))
+    assert change.text == "positions first=4, last=0 instead of first=1, last=0"
 
 
 def test_a_module_more_counts_as_much_as_a_whole_one() -> None:

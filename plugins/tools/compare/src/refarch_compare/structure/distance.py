@@ -79,7 +79,7 @@ def distance(one: Structure, other: Structure) -> float:
     """The structural distance of two techniques, from 0 to 1."""
     pairs, total = match(one, other)
     larger = max(len(one.modules), len(other.modules))
-    return (total + larger - len(pairs)) / larger
+    return (total + (larger - len(pairs))) / larger  # in this order a small distance survives
 
 
 def matrix(structures: Sequence[Structure]) -> NDArray[np.float64]:

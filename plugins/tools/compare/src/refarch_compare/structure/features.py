@@ -19,8 +19,8 @@ from refarch.architecture import PROPERTIES, SLOTS, Layers, parse_slot
 LEFT_OUT = ("name", "function", "arguments", "provenance", "shared")
 """Fields that are no property: what a module is called, which code it runs, where values come from; and ``shared``,
 which there is exactly where there is ``sharing``."""
-OWN_NAMES = ("frozen", "train_only")
-"""Fields that name parameters of a function. Whether there are some can be compared, their names cannot."""
+OWN_NAMES = ("frozen", "train_only", "schedule")
+"""Fields that name parameters of a function, or code. Whether there are some can be compared, their names cannot."""
 Kind = Literal["value", "set", "number", "group"]
 
 
@@ -91,7 +91,14 @@ def structure(technique: ConfiguredTechnique, label: str = "") -> Structure:
 
 
 def features(module: ModuleSpec, technique: ConfiguredTechnique) -> dict[str, Feature]:
-    """The features of a module by name; every field that is a property has one."""
+    """The features of a module by name; every field that is a property has one.
+
+    Where a field stands for options, as positions and a router may, their values are compared and not their names.
+
+    Raises:
+        SpecError: the options say what no module can be.
+    """
+    module = technique.decided(module).model_copy(update={"router": technique.router(module)})
     found = {}
     for name in type(module).model_fields:
         if name == "learning_rate_scale":  # it may name options, and a multiple of one is none
