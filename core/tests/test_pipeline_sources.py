@@ -3,7 +3,8 @@
 import datasets
 import pytest
 
-from refarch.errors import DataError
+from refarch.errors import DataError, UsageError
+from refarch.pipeline.files import Table
 from refarch.pipeline.sources import load_dataset, read_source
 
 OPTIONS = dict.fromkeys(("train", "validation", "test", "dataset", "config"))
@@ -56,3 +57,16 @@ def test_a_revision_is_passed_on(monkeypatch):
         (("owner/name", "config"), {"revision": "refs/convert/parquet"}),
         (("owner/name", None), {"revision": None}),
     ]
+
+
+def test_files_win_over_a_presets_data_set(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    (tmp_path / "b.own").write_text("")
+    preset = {"dataset": "owner/name", "config": "one", "test": "validation"}
+    assert sizes(read_source({**OPTIONS, **preset, "train": str(tmp_path / "a.jsonl")}, "a-task")) == {"train": 2}
+    own = {".own": lambda path: Table(path, {"x": [1]}, [1])}
+    assert sizes(read_source({**OPTIONS, **preset, "train": str(tmp_path / "b.own")}, "a-task", own)) == {"train": 1}
+    with pytest.raises(UsageError, match="config belongs to a dataset"):
+        read_source({**OPTIONS, "config": "one", "train": str(tmp_path / "a.jsonl")}, "a-task")
+    with pytest.raises(UsageError, match="has no data"):
+        read_source(OPTIONS, "a-task")

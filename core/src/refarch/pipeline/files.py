@@ -19,6 +19,8 @@ from typing import Any
 
 from refarch.errors import DataError, did_you_mean, nearest
 
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+"""The formats that :func:`read_rows` reads."""
 _FIELD_LIMIT = 2**31 - 1  # characters; the csv module's own 131,072 is less than a long document has
 _FIELD_LIMIT_LOCK = threading.Lock()  # the limit is global to the csv module
 
@@ -249,10 +251,6 @@ def _neighbours(name: str) -> str:
     )
 
 
-_READERS: dict[str, Callable[[str, bytes], Table]] = {
-    ".csv": _csv,
-    ".tsv": _tsv,
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
-    ".parquet": _parquet,
-}
+_READERS: dict[str, Callable[[str, bytes], Table]] = dict(
+    zip(SUFFIXES, (_csv, _tsv, _jsonl, _jsonl, _parquet), strict=True)
+)

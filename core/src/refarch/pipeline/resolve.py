@@ -52,9 +52,17 @@ def load_backbone(
     with quiet(), _explained(choice, registry):
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
         torch.manual_seed(seed)
-        model = getattr(transformers, auto_class).from_pretrained(
-            source, dtype=choice.dtype or "auto", **common, **choice.config, **arguments
-        )
+        try:
+            model = getattr(transformers, auto_class).from_pretrained(
+                source, dtype=choice.dtype or "auto", **common, **choice.config, **arguments
+            )
+        except RuntimeError as error:  # transformers' own, where a saved head has another number of labels
+            if "mismatched" not in str(error):
+                raise
+            raise UsageError(
+                f"the backbone {choice.name!r} has weights of other sizes than this task's model",
+                "it may have the head of another task: save the model without it (model.base_model.save_pretrained)",
+            ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:

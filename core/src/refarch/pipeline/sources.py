@@ -6,13 +6,16 @@ options are :data:`refarch.SOURCE_OPTIONS`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from refarch.errors import DataError, UsageError, did_you_mean
-from refarch.pipeline.files import Table, read_rows
+from refarch.pipeline.files import SUFFIXES, Table, read_rows
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 Reader = Callable[[str], Table]
@@ -42,17 +45,26 @@ class Source:
 def read_source(options: Mapping[str, Any], task: str, readers: Mapping[str, Reader] | None = None) -> Source:
     """Read all splits that the options name.
 
+    Where ``train`` names a file, files are read even if a data set is named too: a preset's default, whose names of
+    splits and configuration then do not count.
+
     Args:
         options: values of :data:`refarch.SOURCE_OPTIONS`.
         task: the task's name, for messages.
         readers: for suffixes (``.json``, ``.conll``) that need a reader of the task's own.
 
     Raises:
-        UsageError: neither ``train`` nor ``dataset`` is set, or both a data set's option and files are.
+        UsageError: neither ``train`` nor ``dataset`` is set, or a configuration is without a data set.
         DataError: a file or data set is missing or malformed; names the file and the line.
     """
+    readers = readers or {}
+    named = {part: options[part] for part in SPLITS if options[part] is not None}
     if options["dataset"] is not None:
-        return _from_datasets(options)
+        files = {part: path for part, path in named.items() if _is_file(path, readers)}
+        if "train" not in files:
+            return _from_datasets(options)
+        logger.info("reading the files that are named, and not the data set %s", options["dataset"])
+        return Source({part: _read(path, readers) for part, path in files.items()})
     if options["train"] is None:
         raise UsageError(
             f"task {task!r} has no data",
@@ -60,7 +72,12 @@ def read_source(options: Mapping[str, Any], task: str, readers: Mapping[str, Rea
         )
     if options["config"] is not None:
         raise UsageError("config belongs to a dataset, but the data are files", "set dataset, or leave config out")
-    return Source({name: _read(options[name], readers or {}) for name in SPLITS if options[name] is not None})
+    return Source({part: _read(path, readers) for part, path in named.items()})
+
+
+def _is_file(path: str, readers: Mapping[str, Reader]) -> bool:
+    """Whether it is the name of a file, and not of a data set's split."""
+    return PurePosixPath(path).suffix.lower() in (*SUFFIXES, *readers)
 
 
 def _read(path: str, readers: Mapping[str, Reader]) -> Table:

@@ -15,7 +15,7 @@ from refarch_token_classification import SPEC
 from refarch_token_classification.task import TokenClassification
 from seqeval import metrics as seqeval
 from seqeval.scheme import IOB2
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
 
 from refarch import PipelineSpec, run
 from refarch.architecture import TrainingSpec
@@ -241,6 +241,16 @@ def test_it_learns(tmp_path):
     )
     record, _ = run(pipeline, tmp_path / "run")
     assert record.score > 0.9
+
+
+def test_a_backbone_with_another_tasks_head_is_refused(tmp_path):
+    folder = saved(tmp_path / "model", "bert")
+    config = AutoConfig.from_pretrained(folder, num_labels=3)
+    AutoModelForTokenClassification.from_config(config).save_pretrained(folder)
+    pipeline = {"backbone": folder, "techniques": ["lora"], "training": {"max_steps": 1}}
+    task = {"name": "token-classification", "options": {"train": written(tmp_path / "a.conll", sentences(20))}}
+    with pytest.raises(UsageError, match=r"weights of other sizes[\s\S]*head of another task"):
+        run(PipelineSpec.parse({**pipeline, "task": task}), tmp_path / "run")
 
 
 def test_a_backbone_without_such_a_head_is_refused(tmp_path):
