@@ -114,6 +114,7 @@ def test_dry_run_loads_no_torch(parts: Any) -> None:
         ("technique.layers={last: 2}", ("techniques", 0, "options", "layers"), {"last": 2}),
         ("technique.layers.last=2", ("techniques", 0, "options", "layers"), {"last": 2}),
         ("task.max_length=64", ("task", "options", "max_length"), 64),
+        ("task.formulation=plain", ("task", "formulation"), "plain"),
         ("backbone.dtype=bfloat16", ("backbone", "dtype"), "bfloat16"),
         ("backbone.config.dropout=1e-1", ("backbone", "config", "dropout"), 0.1),
         ("backbone=some/other", ("backbone", "name"), "some/other"),

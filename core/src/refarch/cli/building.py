@@ -13,7 +13,7 @@ from refarch.architecture import PipelineSpec
 from refarch.errors import DataError, UnknownNameError, UsageError, did_you_mean
 
 FORM = "write --set key=value, for example --set training.epochs=3 or --set technique.rank=4"
-CHOICE_FIELDS = ("name", "options", "label")
+CHOICE_FIELDS = ("name", "options", "label", "formulation")
 
 
 class Loader(yaml.SafeLoader):
