@@ -5,6 +5,8 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -16,8 +18,10 @@ from refarch.pipeline.prompts import (
     encode_pair,
     encode_pairs,
     end_token,
+    fill,
     pair_collator,
     pair_of,
+    prompt_room,
 )
 from refarch.testing.models import all_tiny
 
@@ -199,3 +203,38 @@ def test_the_loss_is_that_of_the_targets_tokens_one_by_one(family, auto_class, k
     batch = PairCollator(0, left)(rows)
     positions = {"position_ids": (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)} if left else {}
     assert float(model(**batch, **positions).loss) == pytest.approx(total / count, rel=1e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(["a", "dog", "unbelievably", "🙂", "{x}", "the"]), max_size=60), st.integers(14, 60))
+def test_the_field_that_may_be_cut_loses_words_until_the_prompt_fits(words, room):
+    template, row = "{document} summary {{}} of {title}: ", {"document": " ".join(words), "title": "dog"}
+    (text,) = fill(GPT, template, [row], room, shorten="document")
+    whole = template.format(**row)
+    if len(GPT.encode(whole, add_special_tokens=False)) <= room:
+        assert text == whole
+        return
+    kept = text.removesuffix(template.format(document="", title="dog"))
+    assert row["document"].startswith(kept)
+    assert len(GPT.encode(text, add_special_tokens=False)) <= room
+    missing = row["document"][len(kept) :].split()
+    assert missing and kept.split() + missing == words
+    # not much more was cut than had to be: eight of the longest words more would not fit
+    longer = template.format(document=" ".join(words[: len(kept.split()) + 8]), title="dog")
+    assert len(GPT.encode(longer, add_special_tokens=False)) > room or len(missing) < 8
+
+
+@pytest.mark.parametrize(
+    "tokenizer, kind", [(GPT, "decoder"), (LLAMA, "decoder"), (T5, "encoder-decoder"), (BART, "encoder-decoder")]
+)
+def test_a_prompt_that_fills_its_room_is_not_cut(tokenizer, kind, caplog):
+    room = prompt_room(tokenizer, kind, 40, 10)
+    rows = [{"text": "dog " * 60, "rest": "cat"}]
+    with caplog.at_level("INFO"):
+        prompts = fill(tokenizer, "{text} | {rest}:", rows, room, shorten="text", source="a.csv")
+        features = encode_pairs(tokenizer, prompts, ["on the mat " * 10], kind, 40, 10)
+    assert "a.csv: of 1 of 1 rows the end of text was cut" in caplog.text
+    assert "prompts were cut" not in caplog.text
+    prompt = tokenizer.decode(pair_of(features[0], kind).prompt, skip_special_tokens=True)
+    assert prompt == prompts[0]
+    assert prompt.endswith("dog | cat:")

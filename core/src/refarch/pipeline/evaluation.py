@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -181,6 +182,6 @@ def padded(sequences: Sequence[Sequence[int]], pad: int, left: bool) -> tuple[Te
     mask = torch.zeros_like(ids)
     for row, sequence in enumerate(sequences):
         where = slice(longest - len(sequence), None) if left else slice(0, len(sequence))
-        ids[row, where] = torch.tensor(list(sequence), dtype=ids.dtype)
+        ids[row, where] = torch.from_numpy(np.array(sequence, dtype=np.int64))  # a list, or an array of any width
         mask[row, where] = 1
     return ids, mask

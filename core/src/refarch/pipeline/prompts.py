@@ -8,6 +8,7 @@ with a target and without one, so that a model is asked what it was trained on. 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -123,6 +124,48 @@ def encode_pairs(
     return [_features(Pair(frames[0].around(p), frames[1].around(t)), kind) for p, t in fitted]
 
 
+def fill(
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    rows: Sequence[Mapping[str, str]],
+    room: int,
+    *,
+    shorten: str,
+    source: str = "",
+) -> list[str]:
+    """A template with the fields of each row filled in, one of them cut at its end where the whole would be too long.
+
+    Args:
+        tokenizer: counts.
+        template: with the names of fields in braces.
+        rows: the fields of each.
+        room: tokens, special ones left out; see :func:`prompt_room`.
+        shorten: the field that may be cut.
+        source: where the rows are from, for the log's line on how many were cut.
+
+    Returns:
+        The texts. Where the rest alone is too long, the field is empty, and :func:`encode_pairs` cuts the text.
+    """
+    texts = [template.format(**row) for row in rows]
+    cut = 0
+    for index, ids in enumerate(_plain(tokenizer, texts)):
+        over = len(ids) - room
+        if over > 0:
+            cut += 1
+            texts[index] = _shortened(tokenizer, template, rows[index], room, over, shorten)
+    if cut:
+        logger.info(
+            "%s: of %d of %d rows the end of %s was cut to fit %d tokens", source, cut, len(rows), shorten, room
+        )
+    return texts
+
+
+def prompt_room(tokenizer: PreTrainedTokenizerBase, kind: TextKind, max_length: int, max_target: int) -> int:
+    """Tokens that a prompt may have beside its special ones, with lengths as :func:`encode_pairs` takes them."""
+    around, longest = frame(tokenizer), min(max_length, tokenizer.model_max_length)
+    return longest - len(around.before) - max_target if kind == "decoder" else longest - around.size
+
+
 def pair_of(features: Mapping[str, Any], kind: TextKind) -> Pair:
     """The prompt and the target, special tokens included, that :func:`encode_pairs` made features of."""
     ids, labels = list(features["input_ids"]), list(features["labels"])
@@ -198,6 +241,19 @@ def _plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], target: boo
         return []
     given = {"text_target" if target else "text": list(texts)}
     return [list(ids) for ids in tokenizer(**given, add_special_tokens=False, verbose=False)["input_ids"]]
+
+
+def _shortened(
+    tokenizer: PreTrainedTokenizerBase, template: str, row: Mapping[str, str], room: int, over: int, name: str
+) -> str:
+    ends = [match.end() for match in re.finditer(r"\S+", row[name])]  # a cut is at the end of a word
+    words, per_token = len(ends), len(ends) / max(1, len(_plain(tokenizer, [row[name]])[0]))
+    text = template.format(**{**row, name: ""})
+    while words > 0 and over > 0:
+        words -= max(1, round(over * per_token))
+        text = template.format(**{**row, name: row[name][: ends[words - 1]] if words > 0 else ""})
+        over = len(_plain(tokenizer, [text])[0]) - room
+    return text
 
 
 def _continued(
