@@ -35,6 +35,7 @@ def gpt2(trim):
 
 TOKENIZERS = {"bert": tiny_tokenizer(10_000), "roberta": gpt2(True), "llama": gpt2(False)}
 BERT = TOKENIZERS["bert"]
+BERT.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
 
 
 def question(context, answer=None, start=None, text="who is it?"):
@@ -121,6 +122,8 @@ def test_the_null_token_is_the_classification_token_or_the_last():
     for name in ("roberta", "llama"):
         found = windows_of([question("ann saw bob.")], TOKENIZERS[name])
         assert found.null == [len(found.rows[0]["input_ids"]) - 1]
+        assert found.rows[0]["input_ids"][-1] == TOKENIZERS[name].eos_token_id
+        assert not found.spans[0][-1].any()
 
 
 def test_answers_at_both_ends_and_with_blanks_around():
@@ -137,7 +140,7 @@ def test_a_long_question_is_cut_and_said(caplog):
         found = windows_of([question("ann " * 30, text="who " * 30)], window=30, longest=9)
     assert "a.json: 1 of 1 questions were cut to 9 tokens" in caplog.text
     assert "1 questions are read in" in caplog.text
-    assert BERT.decode(found.rows[0]["input_ids"]).startswith("[CLS] who who who [SEP]")
+    assert found.rows[0]["input_ids"][:11].tolist() == BERT("who who who")["input_ids"]
     assert {len(row["input_ids"]) for row in found.rows[:-1]} == {30}
 
 

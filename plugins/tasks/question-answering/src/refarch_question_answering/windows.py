@@ -2,8 +2,8 @@
 
 A window is ``question context-part`` as the tokenizer joins a pair. The context's tokens know the characters that they
 cover, by which an answer's characters become a first and a last token and back. A window that does not hold the whole
-answer points to its null token instead: the classification token, or where the tokenizer adds none the last one (which
-alone has read all in a decoder).
+answer points to its null token instead: the classification token, or where the tokenizer has none the last one, which
+in a decoder alone has read all. It is the end token, added where the tokenizer itself does not.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from refarch.errors import DataError
+from refarch.pipeline.prompts import end_token
 from refarch_question_answering.examples import Question, Questions
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def fitted(tokenizer: PreTrainedTokenizerBase, window: int, stride: int, questio
     """The lengths that the options ask for, smaller where a window leaves no room for them."""
     longest = min(window, tokenizer.model_max_length)
     question = min(question, longest // 3)
-    room = longest - question - tokenizer.num_special_tokens_to_add(pair=True)
+    room = longest - question - max(1, tokenizer.num_special_tokens_to_add(pair=True))
     fitting = Lengths(longest, min(stride, room // 2), question)
     if fitting != (window, stride, question):
         logger.info("windows have %d tokens and share %d, questions at most %d", *fitting)
@@ -120,27 +121,39 @@ def _add(
 ) -> None:
     """Add the windows of some questions, which are those from ``begin`` on."""
     items = windows.questions.items[begin : begin + len(texts)]
+    closing = [] if _ends(tokenizer) else [end_token(tokenizer)]
     encoded = tokenizer(
         list(texts),
         [item.context for item in items],
         truncation="only_second",
-        max_length=lengths.window,
+        max_length=lengths.window - len(closing),
         stride=lengths.stride,
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
         verbose=False,
     )
-    kept = [name for name in ("input_ids", "token_type_ids") if name in encoded]
+    added = {
+        name: ids for name, ids in (("input_ids", closing), ("token_type_ids", [1] * len(closing))) if name in encoded
+    }
     for index, number in enumerate(encoded["overflow_to_sample_mapping"]):
         of_context = np.array([part == 1 for part in encoded.sequence_ids(index)])
         span = np.array(encoded["offset_mapping"][index], dtype=np.int32) * of_context[:, None]  # t 2
-        row: dict[str, Any] = {name: np.array(encoded[name][index], dtype=np.int32) for name in kept}
+        span = np.pad(span, ((0, len(closing)), (0, 0)))
+        row: dict[str, Any] = {
+            name: np.array([*encoded[name][index], *end], dtype=np.int32) for name, end in added.items()
+        }
         null = null_token(row["input_ids"], tokenizer)
         first, last = tokens_of(items[number], span) or (null, null)
         windows.rows.append({**row, "start_positions": first, "end_positions": last, "question": begin + int(number)})
         if asked:
             windows.spans.append(span)
             windows.null.append(null)
+
+
+def _ends(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a pair has a token of its own that can stand for no answer."""
+    probe = tokenizer("a", "a")
+    return tokenizer.cls_token_id in probe["input_ids"] or probe.sequence_ids(0)[-1] is None
 
 
 def null_token(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> int:
