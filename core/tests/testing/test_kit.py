@@ -168,6 +168,18 @@ class Overflows(Plain):
         return super().forward(x) * 1e30 * 1e30
 
 
+class NoGradientWhenLast(Plain):
+    """In the last layer its gradient is zero, though the output depends on it."""
+
+    def __init__(self, shape: SlotShape) -> None:
+        super().__init__(shape)
+        self.last = shape.layer == shape.layers - 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y.detach() + 0 * y if self.last else y
+
+
 class OnlyFirstLayers(Plain):
     """Its shape depends on what the base's weights are."""
 
@@ -279,6 +291,25 @@ def test_two_sizes_are_caught() -> None:
 @pytest.mark.parametrize("model", sorted(TINY))
 def test_nothing_wrong_passes(function: type[Function], model: str) -> None:
     assert failing(spec(function), model) == {}
+
+
+UNREAD = [
+    ("bert-AutoModelForSequenceClassification", "last"),
+    ("gpt2-AutoModelForSequenceClassification", "first"),
+    ("gpt2-AutoModelForCausalLM", "last"),
+]
+FEW = {"workspace": ("layer",), "insertion": "sequential", "adapted": "addition", "form": "mlp"}
+
+
+@pytest.mark.parametrize("end", ["first", "last"])
+@pytest.mark.parametrize("model", sorted(TINY))
+def test_tokens_that_the_loss_does_not_read_excuse_a_gradient_and_nothing_else(model: str, end: str) -> None:
+    """A classifier reads one token after the last layer, and of a language model the last token predicts nothing."""
+    few, check = {**FEW, "positions": {end: 1}}, CHECKS["gradients_reach_all_parameters"]
+    perform(check, Case(spec(Plain, **few), TINY[model]))
+    if (model, end) not in UNREAD:
+        with pytest.raises(AssertionError, match="is zero everywhere"):
+            perform(check, Case(spec(NoGradientWhenLast, **few), TINY[model]))
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=[probe.name for probe in PROBES])

@@ -7,10 +7,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from refarch.engine import Adaptation, load
 from refarch.engine.routing import own_parameters
-from refarch.testing.case import Case, NotApplicable, Snapshot, collect, expect_equal, randomise, train, unchanged
+from refarch.testing.case import (
+    Case,
+    NotApplicable,
+    Snapshot,
+    collect,
+    evaluate,
+    expect_equal,
+    randomise,
+    train,
+    unchanged,
+)
 
 STEPS = 15
 TRIALS = 4
@@ -80,8 +91,10 @@ def gradients_reach_all_parameters(case: Case) -> None:
         if reached == wanted:
             return
         randomise(adaptation, seed=20 + trial)
-    missed = ", ".join(sorted(wanted - reached)[:5])
-    raise AssertionError(f"the gradient of {missed} is zero everywhere, with random values everywhere")
+    missed = wanted - reached
+    missed -= _unread(case, model, adaptation, missed)
+    names = ", ".join(sorted(missed)[:5])
+    assert not missed, f"the gradient of {names} is zero everywhere, with random values everywhere"
 
 
 def overfits_a_batch(case: Case) -> None:
@@ -144,6 +157,28 @@ def _steps(case: Case, adaptation: Adaptation, steps: Iterable[int], total: int 
         optimizer.step()
         adaptation.after_step(step, total)
         optimizer.zero_grad()
+
+
+def _unread(case: Case, model: PreTrainedModel, adaptation: Adaptation, names: set[str]) -> set[str]:
+    """Of parameters with zero gradients, those of modules at some tokens that decide nothing about the loss.
+
+    After the last layer a classifier reads one token, and a decoder's last token predicts nothing. The loss then stays
+    bit for bit what it is with other values, so no other gradient is right.
+    """
+    some = {
+        id(parameter)
+        for insertion in adaptation.insertions
+        if insertion.spec.positions is not None
+        for module in (insertion.function, insertion.gate)
+        for parameter in (module.parameters() if module is not None else ())
+    }
+    unread = {name: p for name, p in adaptation.named_parameters() if name in names and id(p) in some}
+    batch = case.batch(model)
+    before = evaluate(case, model, batch)
+    with torch.no_grad():
+        for parameter in unread.values():
+            parameter.add_(1.0)
+    return set(unread) if evaluate(case, model, batch) == before else set()
 
 
 def _frozen(adaptation: Adaptation) -> set[int]:
