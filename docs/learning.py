@@ -126,7 +126,7 @@ def page(results: list[Result]) -> str:
         f"**{beaten} of {len(by_name) - 1} techniques beat head-only** with a 95 % interval of the paired difference"
         " (same seed, same head at the start, same order of the data; Student's t) above zero.",
         "",
-        "| technique | accuracy, mean ± standard deviation | difference to head-only, 95 % | beats it | trainable, with the head |",
+        "| technique | accuracy, mean ± deviation | difference to head-only, 95 % | beats it | trainable, head too |",
         "|---|---|---|---|---|",
         *(row for _, row in sorted(rows, reverse=True)),
         "",
@@ -139,8 +139,8 @@ def page(results: list[Result]) -> str:
         "## How to reproduce it",
         "",
         "`python docs/learning.py` writes this page; run folders with pipeline, metrics and record are left in"
-        f" `runs/learning`. Last written on {platform.machine()} with {os.cpu_count()} cores ({_processor()}), one thread"
-        f" a run, torch {metadata.version('torch')}, transformers {metadata.version('transformers')}.",
+        f" `runs/learning`. Last written on {platform.machine()} with {os.cpu_count()} cores ({_processor()}), one"
+        f" thread a run, torch {metadata.version('torch')}, transformers {metadata.version('transformers')}.",
     ]
     return "\n".join(lines) + "\n"
 

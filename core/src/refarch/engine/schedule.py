@@ -12,7 +12,7 @@ from torch import Tensor
 
 from refarch.engine.function import Function
 from refarch.engine.routing import own_functions
-from refarch.errors import UsageError
+from refarch.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
     from refarch.engine.adaptation import Adaptation
@@ -61,6 +61,11 @@ def penalty(adaptation: Adaptation) -> Tensor:
     for insertion in adaptation.insertions if _train(adaptation) else ():
         for _, function in own_functions(insertion.function):
             term = function.penalty() if _trains(function) else None
+            if term is not None and term.ndim:
+                raise PluginError(
+                    f"{type(function).__name__}.penalty() gives a tensor of shape {tuple(term.shape)}, not a number",
+                    "sum it, or take its mean",
+                )
             if term is not None:
                 terms.setdefault(insertion.spec.name, []).append(term.to(total.device))
     for own in terms.values():

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from refarch.engine import Adaptation, load
 from refarch.engine.routing import own_parameters
+from refarch.errors import PluginError
 from refarch.testing.case import (
     Case,
     NotApplicable,
@@ -111,7 +112,10 @@ def overfits_a_batch(case: Case) -> None:
 def penalty_trains_its_own_parameters(case: Case) -> None:
     """What functions add to the loss is one finite number that trains their parameters and no others; 0 if disabled."""
     model, adaptation, _ = case.attached()
-    penalty = adaptation.penalty()
+    try:
+        penalty = adaptation.penalty()
+    except PluginError as error:
+        raise AssertionError(f"the penalty is no finite number: {error}") from None
     assert penalty.shape == () and bool(torch.isfinite(penalty)), f"the penalty is no finite number: {penalty}"
     if not penalty.requires_grad:
         raise NotApplicable("no function of it adds to the loss")
