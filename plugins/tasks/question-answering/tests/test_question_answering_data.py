@@ -165,6 +165,17 @@ def test_questions_about_one_text_stay_in_one_split(tmp_path):
     assert [len(part) for part in task.splits.values()] == [140, 40, 20]
 
 
+def test_whether_questions_may_have_no_answer_is_found_in_any_split(tmp_path, caplog):
+    answered, all_rows = write(tmp_path / "a.jsonl", lines(flat()[:2])), write(tmp_path / "b.jsonl", lines(flat()))
+    assert not read(train=answered).unanswerable
+    assert read(train=answered, test=all_rows).unanswerable
+    assert read(train=answered, validation=all_rows).unanswerable
+    assert read(train=answered, unanswerable=True).unanswerable
+    with caplog.at_level("INFO"):
+        assert not read(train=answered, test=all_rows, unanswerable=False).unanswerable
+    assert "a.jsonl: 1 of 5 questions (all splits) have no answer" in caplog.text
+
+
 NO_CONTEXT = {"data": [{"paragraphs": [{"qas": [asked(1)]}]}]}
 
 
@@ -234,6 +245,7 @@ def test_other_mistakes(tmp_path):
     fails("does not exist", train=str(tmp_path / "b.json"))
     path = write(tmp_path / "a.jsonl", lines(flat()))
     fails("no column 'answer'", "did you mean 'answers'", train=path, answers_column="answer")
+    fails("no column 'ids'", "did you mean 'id'", train=path, id_column="ids")
     fails("e.jsonl is empty", train=write(tmp_path / "e.jsonl", ""))
     for prompt in ("{question}", "{question} {context} {x}", "{question} {context", "{question!r} {context}", "no"):
         fails("the prompt", "{{ }}", error=UsageError, prompt=prompt, train=path)

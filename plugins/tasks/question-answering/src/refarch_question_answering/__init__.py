@@ -26,7 +26,7 @@ OPTIONS = (
         name="id_column",
         type="string",
         default="id",
-        help="the column with identifiers, no two of which may be equal; need not be there",
+        help="the column with identifiers, no two of which may be equal; only the default may be missing",
     ),
     Option(
         name="max_length",
@@ -44,7 +44,7 @@ OPTIONS = (
     Option(
         name="unanswerable",
         type="boolean",
-        help="whether questions may have no answer, as in SQuAD 2.0; found in the train rows when not set",
+        help="whether questions may have no answer, as in SQuAD 2.0; whether any has none when not set",
     ),
     Option(
         name="threshold",

@@ -14,6 +14,7 @@ from refarch.pipeline.sources import read_source, require_unique, shown, text_of
 
 logger = logging.getLogger(__name__)
 _FIELDS = ("id_column", "question_column", "context_column", "answers_column")
+_DEFAULT_ID = "id"  # may be missing; a column that the user names may not
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def from_table(table: Table, options: Mapping[str, Any], located: bool) -> Quest
         DataError: a column is missing (with the nearest names), two rows have one identifier, a text is missing, or an
             answer is not where it should be; with the place.
     """
-    if options["id_column"] in table.columns:
+    if options["id_column"] in table.columns or options["id_column"] != _DEFAULT_ID:
         require_unique(table, options["id_column"])
     answers = table.column(options["answers_column"])
     starts = table.columns.get(options["start_column"], [None] * len(table))

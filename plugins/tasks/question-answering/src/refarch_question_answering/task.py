@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from refarch.pipeline.prompts import TEXT_KINDS, PairCollator, pair_collator, pa
 from refarch.pipeline.splits import make_splits
 from refarch.pipeline.task import Rows
 from refarch_question_answering import OPTIONS, squad, windows, written
-from refarch_question_answering.examples import Questions, read_questions
+from refarch_question_answering.examples import Question, Questions, read_questions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,21 @@ class QuestionAnswering(Task):
             self.splits["validation"] = train.select(made.validation)
         elif "validation" in splits:
             self.splits["validation"] = splits["validation"]
+        self._decide([item for part in splits.values() for item in part.items], train.source)
+
+    def _decide(self, items: Sequence[Question], source: str) -> None:
+        """Whether questions may have no answer: as the option says, or as the questions of all splits show."""
+        without = sum(not item.answers for item in items)
         if self.options["unanswerable"] is None:
-            self.unanswerable = any(not item.answers for item in train.items)
+            self.unanswerable = without > 0
+        elif without and not self.unanswerable:
+            logger.info(
+                "%s: %d of %d questions (all splits) have no answer, but unanswerable is false: whatever is answered to"
+                " them counts as wrong",
+                source,
+                without,
+                len(items),
+            )
 
     def model_arguments(self) -> dict[str, Any]:
         """Two outputs a token, for an answer's start and its end; nothing where text is written."""
