@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refarch_question_answering import windows as module
 from refarch_question_answering.examples import Question, Questions
 from refarch_question_answering.windows import Lengths, answers, best_spans, encode, fitted, tokens_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -133,6 +134,24 @@ def test_answers_at_both_ends_and_with_blanks_around():
         row, spans = found.rows[0], found.spans[0]
         assert context[spans[row["start_positions"], 0] : spans[row["end_positions"], 1]] == answer.strip()
     assert tokens_of(question("ann", "ann", None), found.spans[0]) is None
+
+
+def test_questions_tokenized_in_several_batches_are_the_same(monkeypatch):
+    items = [question(f"ann saw {i} dogs. " * (1 + i % 4), str(i), 8, text=f"who saw {i}?") for i in range(10)]
+    once = windows_of(items, window=36)
+    monkeypatch.setattr(module, "BATCH", 3)
+    apart = windows_of(items, window=36)
+    assert {row["question"] for row in apart.rows} == set(range(10))
+    assert once.null == apart.null and len(once) == len(apart) > 10
+    for left, right in zip(once.rows, apart.rows, strict=True):
+        assert {name: np.asarray(value).tolist() for name, value in left.items()} == {
+            name: np.asarray(value).tolist() for name, value in right.items()
+        }
+    for row, spans in zip(apart.rows, apart.spans, strict=True):
+        if row["start_positions"]:
+            covered = items[row["question"]].context[spans[row["start_positions"], 0] : spans[row["end_positions"], 1]]
+            assert covered == str(row["question"])
+    assert sum(row["start_positions"] > 0 for row in apart.rows) >= 10
 
 
 def test_a_long_question_is_cut_and_said(caplog):
