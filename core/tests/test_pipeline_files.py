@@ -62,6 +62,40 @@ def test_parquet(tmp_path):
     fails(write(tmp_path, "cut.parquet", whole[: len(whole) // 2]), "not a readable parquet file", "truncated")
 
 
+def test_json_rows_know_the_line_where_they_start(tmp_path):
+    text = '\ufeff [\n\n  {"a": "x\\n, [ ]",\n "b": [1,\n2]}, {"a": "y"}\n,\n{"b":\n3}\n]\n'
+    table = read_rows(write(tmp_path, "a.json", text))
+    assert table.columns == {"a": ["x\n, [ ]", "y", None], "b": [[1, 2], None, 3]}
+    assert [table.where(i).rpartition(", ")[2] for i in range(3)] == ["line 3", "line 5", "line 7"]
+
+
+def test_fields_inside_columns(tmp_path):
+    rows = [
+        {"t": {"en": "a", "de": "b"}, "c": [{"x": 1}, {"x": 2}], "d": {"x": [3, 4]}, "u.v": 5},
+        {"t": {"en": "c"}, "c": [], "d": {"x": {"y": 1}}},
+    ]
+    table = read_rows(write(tmp_path, "a.json", json.dumps(rows)))  # all on line 1
+    assert table.column("t.en") == ["a", "c"]
+    assert table.column("c.x") == [[1, 2], []]
+    assert table.value(0, "d.x") == [3, 4]
+    assert table.value(1, "d.x.y") == 1
+    assert table.column("u.v") == [5, None]
+    lacking = read_rows(write(tmp_path, "b.jsonl", '{"t": {"en": "a"}}\n{"s": 1}\n'))
+    assert lacking.column("t.en") == ["a", None]
+    for index, name, parts in (
+        (1, "t.de", ["a.json, line 1", "'t' holds nothing named 'de'", "en"]),
+        (0, "t.enn", ["did you mean 'en'"]),
+        (0, "c.y", ["a.json, line 1", "'c' holds nothing named 'y'"]),
+        (0, "u.v.w", ["has no column 'u.v.w'"]),
+        (0, "s.en", ["has no column 's.en'"]),
+    ):
+        with pytest.raises(DataError) as caught:
+            table.value(index, name)
+        assert all(part in str(caught.value) for part in parts), str(caught.value)
+    with pytest.raises(DataError, match=r"a\.json, line 1: column 't' holds nothing named 'de'"):
+        table.column("t.de")
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     original = importlib.import_module
 
@@ -105,6 +139,12 @@ def test_long_fields_are_read_and_the_limit_of_csv_is_put_back(tmp_path):
         ("a.csv", "  \n\n", ["is empty"]),
         ("a.csv", "text,label\n", ["no rows"]),
         ("a.jsonl", "\n", ["is empty"]),
+        ("a.json", '[{"a": 1},\n{"a": }]', ["a.json, line 2", "not valid JSON"]),
+        ("a.json", '{"a": 1}', ["a.json, line 1", "expected an array of objects", "dict"]),
+        ("a.json", '[{"a": 1},\n\n [1]]', ["a.json, line 3", "expected an object", "list"]),
+        ("a.json", "[" * 100_000, ["a.json, line 1", "not valid JSON"]),
+        ("a.json", "[]", ["no rows"]),
+        ("a.json", b'[{"a": 1},\n{"a": "\xe9"}]', ["a.json, line 2", "0xe9", "UTF-8"]),
         ("a.xlsx", "x", ["'.xlsx'", ".csv"]),
         ("data", "x", ["no suffix", ".csv"]),
         ("a.csv", "text,label\na,b\nc,d,e\n", ["a.csv, line 3", "3 fields", "header has 2", "quote"]),

@@ -52,10 +52,12 @@ def test_a_revision_is_passed_on(monkeypatch):
     asked = []
     monkeypatch.setattr(datasets, "load_dataset", lambda *given, **named: asked.append((given, named)) or {"train": []})
     load_dataset("owner/name@refs/convert/parquet", "config")
+    load_dataset("owner/name@main", "config")
     load_dataset("owner/name", None)
     assert asked == [
-        (("owner/name", "config"), {"revision": "refs/convert/parquet"}),
-        (("owner/name", None), {"revision": None}),
+        (("owner/name",), {"data_dir": "config", "revision": "refs/convert/parquet"}),
+        (("owner/name",), {"name": "config", "revision": "main"}),
+        (("owner/name",), {"name": None, "revision": None}),
     ]
 
 

@@ -1,7 +1,7 @@
 """Read tables from files, with the line of every row, so that an error can say where it is. Needs no heavy library.
 
-The format follows from the suffix: ``.csv``, ``.tsv``, ``.jsonl`` (or ``.ndjson``) and ``.parquet``. A path with a
-scheme (``s3://bucket/train.csv``) is read through fsspec.
+The format follows from the suffix: ``.csv``, ``.tsv``, ``.jsonl`` (or ``.ndjson``), ``.json`` (an array of objects) and
+``.parquet``. A path with a scheme (``s3://bucket/train.csv``) is read through fsspec.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import csv
 import importlib
 import io
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +20,13 @@ from typing import Any
 
 from refarch.errors import DataError, did_you_mean, nearest
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 """The formats that :func:`read_rows` reads."""
 _FIELD_LIMIT = 2**31 - 1  # characters; the csv module's own 131,072 is less than a long document has
 _FIELD_LIMIT_LOCK = threading.Lock()  # the limit is global to the csv module
+_DECODER = json.JSONDecoder()
+_BETWEEN = re.compile(r"[\s,]*")
+"""What stands between the objects of an array that is known to be valid."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Table:
 
     Attributes:
         path: as the user gave it.
-        columns: each column's values; strings in CSV and TSV, whatever the format holds in JSONL and parquet (None
-            where a JSONL row lacks the column).
+        columns: each column's values; strings in CSV and TSV, whatever the format holds in JSON and parquet (None
+            where a row of JSON lacks the column).
         lines: where each row starts, counted from 1.
         unit: what ``lines`` counts: ``line``, or ``row`` where a file has no lines.
     """
@@ -50,26 +54,55 @@ class Table:
         return f"{self.path}, {self.unit} {self.lines[index]}"
 
     def column(self, name: str) -> list[Any]:
-        """The values of a column.
+        """The values of a column, or of a field inside one: ``translation.en``, ``choices.text``.
 
         Raises:
             DataError: there is no such column; the nearest names are given.
         """
         if name in self.columns:
             return self.columns[name]
+        return [self.value(index, name) for index in range(len(self))]
+
+    def value(self, index: int, name: str) -> Any:
+        """One row's value of a column, or of a field inside one; of a list of objects, the list of their fields.
+
+        Raises:
+            DataError: as :meth:`column`; with the line where it is this row that lacks the field.
+        """
+        if name in self.columns:
+            return self.columns[name][index]
+        column, _, path = name.partition(".")
+        if not path or column not in self.columns:
+            raise self._missing(name)
+        value = self.columns[column][index]
+        for key in path.split("."):
+            try:
+                if isinstance(value, (list, tuple)):
+                    value = [item[key] for item in value]
+                elif value is not None:
+                    value = value[key]
+            except (KeyError, TypeError):
+                inner = value if isinstance(value, (list, tuple)) else [value]
+                has = dict.fromkeys(name for item in inner if isinstance(item, dict) for name in item)
+                raise DataError(
+                    f"{self.where(index)}: column {column!r} holds nothing named {key!r}", did_you_mean(key, has)
+                ) from None
+        return value
+
+    def _missing(self, name: str) -> DataError:
         hint = did_you_mean(name, self.columns)
         only = next(iter(self.columns)) if len(self.columns) == 1 else ""
         separator = next((mark for mark in (";", "\t", "|") if mark in only), None)
         if separator is not None:
             hint = f"the separator seems to be {separator!r}; write CSV with commas, or TSV (.tsv) with tabs"
-        raise DataError(f"{self.path} has no column {name!r}; it has {', '.join(map(repr, self.columns))}", hint)
+        return DataError(f"{self.path} has no column {name!r}; it has {', '.join(map(repr, self.columns))}", hint)
 
 
 def read_rows(path: str | Path) -> Table:
     """Read a table.
 
     CSV is as in RFC 4180, with a header. TSV has a header too; quotes in it are ordinary characters. JSONL has one
-    object a line. Empty lines are skipped. Text is UTF-8, with or without a byte-order mark.
+    object a line, JSON one array of objects. Empty lines are skipped. Text is UTF-8, with or without a byte-order mark.
 
     Args:
         path: of a local file, or a URL that fsspec can open.
@@ -214,6 +247,30 @@ def _jsonl(name: str, data: bytes) -> Table:
             )
         rows.append(row)
         lines.append(line)
+    return _objects(name, rows, lines)
+
+
+def _json(name: str, data: bytes) -> Table:
+    text, shape = _decode(name, data), 'write [{"column": value, ...}, ...]'
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}, line {getattr(error, 'lineno', 1)}: not valid JSON: {error}", shape) from None
+    if not isinstance(rows, list):
+        raise DataError(f"{name}, line 1: expected an array of objects, but got {type(rows).__name__}", shape)
+    place, counted, line = text.index("[") + 1, 0, 1
+    lines: list[int] = []
+    for row in rows:
+        place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]
+        line, counted = line + text.count("\n", counted, place), place
+        if not isinstance(row, dict):
+            raise DataError(f"{name}, line {line}: expected an object, but got {type(row).__name__}", shape)
+        lines.append(line)
+        place = _DECODER.raw_decode(text, place)[1]
+    return _objects(name, rows, lines)
+
+
+def _objects(name: str, rows: list[dict[str, Any]], lines: list[int]) -> Table:
     names = dict.fromkeys(key for row in rows for key in row)
     return Table(name, {key: [row.get(key) for row in rows] for key in names}, lines)
 
@@ -252,5 +309,5 @@ def _neighbours(name: str) -> str:
 
 
 _READERS: dict[str, Callable[[str, bytes], Table]] = dict(
-    zip(SUFFIXES, (_csv, _tsv, _jsonl, _jsonl, _parquet), strict=True)
+    zip(SUFFIXES, (_csv, _tsv, _jsonl, _jsonl, _json, _parquet), strict=True)
 )

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 Reader = Callable[[str], Table]
+_CONVERSION = "refs/convert/"
+"""Revisions of a data set that the hub has made from it."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def load_dataset(name: str, config: str | None) -> Mapping[str, Any]:
     Args:
         name: ``owner/name``, with ``@revision`` for a branch or commit: data sets that are a script on the hub's main
             branch can be loaded from its own conversion, ``@refs/convert/parquet``.
-        config: the configuration, where there are several.
+        config: the configuration, where there are several; in a conversion, these are its folders.
 
     Raises:
         DataError: it cannot be loaded, or the ``datasets`` library is not installed.
@@ -134,7 +136,8 @@ def load_dataset(name: str, config: str | None) -> Mapping[str, Any]:
             loaded = _local_dataset(datasets, folder, config)
         else:
             bare, _, revision = name.partition("@")
-            loaded = datasets.load_dataset(bare, config, revision=revision or None)
+            where = {"data_dir" if revision.startswith(_CONVERSION) else "name": config}
+            loaded = datasets.load_dataset(bare, revision=revision or None, **where)
     except Exception as error:  # the library raises what its readers, the network and the hub raise
         raise DataError(
             f"dataset {name!r} cannot be loaded: {type(error).__name__}: {error}",
@@ -183,7 +186,7 @@ def text_of(table: Table, index: int, column: str, blank: bool = False) -> str:
     Raises:
         DataError: it is missing, or is no text; with the line.
     """
-    value = table.column(column)[index]
+    value = table.value(index, column)
     if value is None or (isinstance(value, str) and not value.strip() and not blank):
         raise DataError(f"{table.where(index)}: no text in column {column!r}", "fill it in or remove the row")
     if not isinstance(value, str):

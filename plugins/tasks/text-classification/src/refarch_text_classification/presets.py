@@ -11,7 +11,7 @@ from typing import Any
 
 from refarch import Option, TaskSpec
 
-GLUE, SUPER = "nyu-mll/glue", "aps/super_glue"
+GLUE, SUPER = "nyu-mll/glue", "aps/super_glue@refs/convert/parquet"  # whose main branch is a script
 GLUE_PAPER = "Wang et al. 2018, arXiv 1804.07461"
 SUPER_PAPER = "Wang et al. 2019, arXiv 1905.00537"
 
