@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
 
-from refarch.pipeline.evaluation import collect, generate, log_likelihoods, mean_loss
+from refarch.pipeline.evaluation import batches, collect, generate, log_likelihoods, mean_loss, tokens
 from refarch.testing.models import all_tiny
 from refarch.testing.tokenizer import tiny_tokenizer
 
@@ -66,6 +66,28 @@ def test_generation_in_batches_is_generation_alone(family, auto_class, tokenizer
     alone = [generate(model, tokenizer, [context], 1, max_new_tokens=6)[0] for context in contexts]
     assert together == alone
     assert any(together)
+
+
+@torch.no_grad()
+def test_a_text_ends_where_the_model_or_its_training_says(tokenizer):
+    """The model's own end tokens (a chat model has several) and the tokenizer's, with which targets are trained."""
+    model, (context, *_) = built("gpt2", "AutoModelForCausalLM", tokenizer), prompts(tokenizer)
+    whole = generate(model, tokenizer, [context], 1, max_new_tokens=8, eos_token_id=None)[0]
+    first = tokenizer.encode(whole, add_special_tokens=False)[0]
+    other = tiny_tokenizer()
+    other.eos_token = tokenizer.convert_ids_to_tokens(first)
+    for own, asked in (([first, 7], tokenizer), (7, other), (None, other)):
+        model.generation_config.eos_token_id = own
+        written = generate(model, asked, [context], 1, max_new_tokens=8)[0]
+        assert tokenizer.encode(written, add_special_tokens=False) == [first]
+    assert len(whole) > 1
+
+
+def test_a_row_of_several_sequences_is_as_long_as_the_longest():
+    rows = [{"input_ids": [[1] * 2, [1] * 9]}, {"input_ids": [1] * 12}, {"input_ids": [[1] * 3, [1] * 4, [1]]}]
+    assert [tokens(row) for row in rows] == [9, 12, 4]
+    order = [chosen for chosen, _ in batches(rows, lambda given: {"n": len(given)}, 2, torch.device("cpu"))]
+    assert order == [[1, 0], [2]]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from refarch.errors import DataError, UsageError
 from refarch.pipeline.prompts import (
     TEXT_KINDS,
     PairCollator,
+    check_template,
     encode_pair,
     encode_pairs,
     end_token,
@@ -238,3 +239,23 @@ def test_a_prompt_that_fills_its_room_is_not_cut(tokenizer, kind, caplog):
     prompt = tokenizer.decode(pair_of(features[0], kind).prompt, skip_special_tokens=True)
     assert prompt == prompts[0]
     assert prompt.endswith("dog | cat:")
+
+
+def test_a_template_has_the_fields_that_it_needs_and_no_others():
+    for good in ("{a}", "x {{}} {a} {b}", "{b}{a}{a}"):
+        check_template(good, ["a"], ["b"])
+    for bad, part in (
+        ("{a", "is no template"),
+        ("{a} }", "is no template"),
+        ("a", "should have {a}, and may have {b}"),
+        ("{b}", "should have {a}"),
+        ("{a} {c}", "should have {a}"),
+        ("{a!r}", "should have {a}"),
+        ("{a:>9}", "should have {a}"),
+        ("{} {a}", "should have {a}"),
+        ("{a.b}", "should have {a}"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            check_template(bad, ["a"], ["b"])
+        assert part in str(caught.value)
+        assert "{{ }}" in (caught.value.hint or "")

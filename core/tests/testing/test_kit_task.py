@@ -85,6 +85,14 @@ class TooLong(Right):
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": int(number % 2)}
 
 
+class LongChoice(TooLong):
+    """Has a sequence for each of two choices, of which it truncates one."""
+
+    def row(self, number: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        rows = [cls.row(self, number, tokenizer) for cls in (Right, TooLong)]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+
 class Lists(Right):
     """Gives lists in place of tensors."""
 
@@ -143,6 +151,7 @@ WRONG = [
     (LabelsFromOne, "labels_in_range", "labels [2]"),
     (Sorted, "labels_in_range", "is it sorted?"),
     (TooLong, "reads_and_encodes", "truncate"),
+    (LongChoice, "reads_and_encodes", "truncate"),
     (Lists, "collator_gives_tensors", "as list, not as a tensor"),
     (WrongMetric, "perfect_predictions_are_perfect", "0.0 for perfect predictions"),
     (OtherMetric, "perfect_predictions_are_perfect", "the spec's metric is 'accuracy'"),

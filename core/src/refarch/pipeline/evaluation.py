@@ -24,12 +24,18 @@ def batches(
     rows: Rows, collator: Collator, batch_size: int, device: torch.device
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """All rows in batches of like length, the longest first: their indices and the collated tensors on ``device``."""
-    lengths = [len(rows[index]["input_ids"]) for index in range(len(rows))]
+    lengths = [tokens(rows[index]) for index in range(len(rows))]
     order = sorted(range(len(rows)), key=lambda index: -lengths[index])
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = collator([rows[index] for index in chosen])
         yield chosen, {name: v.to(device) if isinstance(v, Tensor) else v for name, v in batch.items()}
+
+
+def tokens(row: Mapping[str, Any]) -> int:
+    """How long a row is; of one that has a sequence for each of several choices, the longest."""
+    ids = row["input_ids"]
+    return max(map(len, ids)) if len(ids) and isinstance(ids[0], Sequence) else len(ids)
 
 
 def collect(
@@ -100,12 +106,11 @@ def generate(
     """
     texts = [""] * len(prompts)
     decoder = not model.config.is_encoder_decoder
-    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     config = GenerationConfig(
         **{
             "do_sample": False,
             "pad_token_id": tokenizer.pad_token_id,
-            "eos_token_id": tokenizer.eos_token_id if ends is None else ends,
+            "eos_token_id": _ends(model, tokenizer),
             "bos_token_id": tokenizer.bos_token_id,
             "decoder_start_token_id": getattr(model.config, "decoder_start_token_id", None),
             **settings,
@@ -122,6 +127,16 @@ def generate(
         for row, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             texts[row] = text.strip()
     return texts
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+    """What ends a text: the model's own tokens, and the one that targets are trained to end with."""
+    own = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = [] if own is None else [own] if isinstance(own, int) else list(own)
+    trained = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    if trained is not None and trained not in ends:
+        ends.append(int(trained))
+    return ends or None
 
 
 class Likelihood(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -122,6 +123,29 @@ def encode_pairs(
         if shorter:
             logger.info("%s: %d of %d %ss were cut to fit %s tokens", source, shorter, len(pairs), part, limit)
     return [_features(Pair(frames[0].around(p), frames[1].around(t)), kind) for p, t in fitted]
+
+
+def check_template(template: str, needed: Sequence[str], allowed: Sequence[str] = ()) -> None:
+    """Refuse what :func:`fill` could not fill.
+
+    Args:
+        template: with the names of fields in braces.
+        needed: fields that it must have.
+        allowed: fields that it may have too.
+
+    Raises:
+        UsageError: a brace stands alone, a field is unknown, or one is missing.
+    """
+    fields = " and ".join(f"{{{name}}}" for name in needed)
+    hint = f"write {fields} where it belongs, and other braces twice: {{{{ }}}}"
+    try:
+        found = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise UsageError(f"the prompt {template!r} is no template: {error}", hint) from None
+    names = {name for name, _, _ in found}
+    if any(spec or how for _, spec, how in found) or not set(needed) <= names <= {*needed, *allowed}:
+        others = f", and may have {', '.join(f'{{{name}}}' for name in allowed)}" if allowed else ""
+        raise UsageError(f"the prompt {template!r} should have {fields}{others}", hint)
 
 
 def fill(

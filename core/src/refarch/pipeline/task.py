@@ -18,7 +18,7 @@ class Rows(Protocol):
         """Number of examples."""
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        """Features of one example: ``input_ids``, ``labels`` ..."""
+        """Features of one example: ``input_ids`` (a sequence of tokens, or one a choice), ``labels`` ..."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from refarch.engine.checkpoint import read
 from refarch.engine.rates import rescale
 from refarch.errors import RunError
 from refarch.files import write_text
+from refarch.pipeline.evaluation import tokens
 from refarch.pipeline.folder import COMPLETE, RunFolder
 from refarch.pipeline.progress import Progress
 from refarch.plugins import Registry
@@ -92,7 +93,7 @@ class AdaptationTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [len(row["input_ids"]) for row in rows] if self.grouped else None
+        lengths = [tokens(row) for row in rows] if self.grouped else None
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         self.order = EpochSampler(rows, size, self.data_seed, lengths)
         return self.order

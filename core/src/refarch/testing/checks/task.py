@@ -139,17 +139,17 @@ def reads_and_encodes(case: TaskCase) -> None:
         assert len(rows) > 0 or name == "validation", f"the {name} split is empty"
         for row in _some(rows):
             assert "input_ids" in row, f"a row of {name} has no input_ids, only {', '.join(row)}"
-            ids = np.asarray(row["input_ids"])
-            assert ids.ndim == 1 and ids.size > 0, (
-                f"input_ids of a {name} row are no sequence of tokens: {row['input_ids']}"
-            )
-            assert ids.size <= longest, (
-                f"a {name} row has {ids.size} tokens, but the tokenizer's model_max_length is {longest}; truncate to"
-                " the smaller of it and the task's own limit"
-            )
-            assert 0 <= ids.min() <= ids.max() < len(case.tokenizer), (
-                f"a {name} row has ids that the tokenizer does not know"
-            )
+            for ids in _sequences(row["input_ids"]):
+                assert ids.ndim == 1 and ids.size > 0, (
+                    f"input_ids of a {name} row are no sequence of tokens: {row['input_ids']}"
+                )
+                assert ids.size <= longest, (
+                    f"a {name} row has {ids.size} tokens, but the tokenizer's model_max_length is {longest}; truncate"
+                    " to the smaller of it and the task's own limit"
+                )
+                assert 0 <= ids.min() <= ids.max() < len(case.tokenizer), (
+                    f"a {name} row has ids that the tokenizer does not know"
+                )
 
 
 def same_seed_same_data(case: TaskCase) -> None:
@@ -278,11 +278,19 @@ def _predict(labels: np.ndarray, shift: int) -> np.ndarray:
     return np.eye(count, dtype=np.float32)[chosen] * 10
 
 
+def _sequences(ids: Any) -> list[np.ndarray]:
+    """A row's sequence of tokens, or those of its choices."""
+    several = len(ids) > 0 and np.ndim(ids[0]) == 1
+    return [np.asarray(each) for each in ids] if several else [np.asarray(ids)]
+
+
 def _some(rows: Rows, limit: int = ROWS) -> list[Any]:
     return [rows[index] for index in range(min(limit, len(rows)))]
 
 
 def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, list) and isinstance(other, list):  # perhaps of sequences of unequal lengths
+        return one == other
     return bool(np.array_equal(np.asarray(one), np.asarray(other)))
 
 
