@@ -51,6 +51,14 @@ def test_jsonl_is_cut_at_newlines_alone(tmp_path):
     assert table.columns == {"a": ["x\u2028y\x85z"]}
 
 
+def test_json_keeps_the_line_where_each_object_starts(tmp_path):
+    table = read_rows(
+        write(tmp_path, "a.json", '\ufeff\n[\n  {"a": "x\\n]",\n "b": [1]},  {"a": "y"}\n,\n\n{"b": {}}\n]\n')
+    )
+    assert table.columns == {"a": ["x\n]", "y", None], "b": [[1], None, {}]}
+    assert list(table.lines) == [3, 4, 7]
+
+
 def test_parquet(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -156,6 +164,14 @@ def test_long_fields_are_read_and_the_limit_of_csv_is_put_back(tmp_path):
         ("a.jsonl", '{"a": 1}\n{"a": \n', ["a.jsonl, line 2", "not valid JSON"]),
         ("a.jsonl", '{"a": 1}\n[1]\n', ["a.jsonl, line 2", "expected an object", "list"]),
         ("a.jsonl", "[" * 100_000, ["a.jsonl, line 1", "not valid JSON"]),
+        ("a.json", '{"a": 1}', ["a.json, line 1", "expected [", ".jsonl"]),
+        ("a.json", "[]", ["no rows"]),
+        ("a.json", '[\n{"a": 1},\n]', ["a.json, line 3", "not valid JSON"]),
+        ("a.json", '[\n{"a": 1}\n\n{"a": 2}]', ["a.json, line 4", "expected , or ]"]),
+        ("a.json", '[{"a": 1},\n {"a": 2}', ["a.json, line 2", "expected , or ]"]),
+        ("a.json", '[{"a": 1},\n [2]]', ["a.json, line 2", "expected an object", "list"]),
+        ("a.json", '[{"a": 1}]\n {"a": 2}', ["a.json, line 2", "something follows"]),
+        ("a.json", "[\n" + "[" * 100_000, ["a.json, line 2", "not valid JSON"]),
         ("a.csv", b"text,label\nfine,1\ncaf\xe9,2\n", ["a.csv, line 3", "byte 22 ", "0xe9", "UTF-8"]),
         ("a.csv", b"\xef\xbb\xbftext,label\ncaf\xe9,2\n", ["a.csv, line 2", "byte 18 ", "0xe9"]),
     ],
@@ -214,3 +230,5 @@ def test_what_python_writes_is_read_back(tmp_path, rows):
         "text": [text for text, _ in rows],
         "label": [label for _, label in rows],
     }
+    write(tmp_path, "a.json", json.dumps([{"text": text, "label": label} for text, label in rows], indent=1))
+    assert read_rows(tmp_path / "a.json").columns == read_rows(tmp_path / "a.jsonl").columns

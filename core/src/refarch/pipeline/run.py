@@ -95,6 +95,7 @@ def assemble(pipeline: PipelineSpec, *, registry: Registry | None = None, pool: 
                 registry=registry,
             )
         )
+    base.task.check_model(model)
     return Assembled(
         pipeline, base.spec, formulation, base.task, base.data, model, base.tokenizer, attached, own_seeds, total
     )

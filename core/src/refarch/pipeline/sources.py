@@ -70,7 +70,7 @@ def read_source(options: Mapping[str, Any], task: str, readers: Mapping[str, Rea
     if options["train"] is None:
         raise UsageError(
             f"task {task!r} has no data",
-            "set train to a file (.csv, .tsv, .jsonl, .parquet), or dataset to a name for datasets.load_dataset",
+            "set train to a file (.csv, .tsv, .jsonl, .json, .parquet), or dataset to a name for datasets.load_dataset",
         )
     if options["config"] is not None:
         raise UsageError("config belongs to a dataset, but the data are files", "set dataset, or leave config out")

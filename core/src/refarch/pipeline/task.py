@@ -40,7 +40,7 @@ class Task(abc.ABC):
     """One task with its options decided; the constructor gets them as keyword arguments.
 
     The pipeline sets ``formulation`` and ``metric`` and calls in this order ``read``, ``model_arguments``, ``encode``,
-    ``collator``, then ``metrics`` (or ``scores``) at each evaluation, and ``baselines`` once.
+    ``check_model``, ``collator``, then ``metrics`` (or ``scores``) at each evaluation, and ``baselines`` once.
     """
 
     formulation: str = "plain"
@@ -93,6 +93,14 @@ class Task(abc.ABC):
     def asks_itself(self) -> bool:
         """Whether the task defines :meth:`scores`."""
         return type(self).scores is not Task.scores
+
+    def check_model(self, model: PreTrainedModel) -> None:  # noqa: B027 - most tasks take any model that loads
+        """Refuse a model that the task cannot be put to. Called once its techniques are attached, before it is trained;
+        leaves it as it was.
+
+        Raises:
+            UsageError: with the reason.
+        """
 
     def baselines(self) -> dict[str, float]:
         """The score's metric on the test split for trivial answers, by name."""
