@@ -1,0 +1,194 @@
+"""The task: splits, features, packed rows, and the loss on the answers of a split."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from refarch import Data, Task
+from refarch.architecture import validate_options
+from refarch.errors import DataError, RunError, UsageError
+from refarch.pipeline.evaluation import generate, mean_loss
+from refarch.pipeline.prompts import IGNORED, TEXT_KINDS, pair_collator
+from refarch.pipeline.splits import make_splits
+from refarch.pipeline.task import Rows
+from refarch_instruction_tuning import OPTIONS, answers
+from refarch_instruction_tuning.conversations import Conversations, read_conversations
+from refarch_instruction_tuning.encoding import Chats, encode
+from refarch_instruction_tuning.packing import PackedCollator, check_packing, pack
+
+MATCHES = "exact_match"
+
+
+class InstructionTuning(Task):
+    """Learn to answer from conversations.
+
+    Args:
+        options: by name; those left out get their defaults.
+
+    Raises:
+        SpecError: a misspelt option or a wrong value.
+    """
+
+    formulation = "generative"
+    metric = "loss"
+
+    def __init__(self, **options: Any) -> None:
+        self.options = validate_options(OPTIONS, options, type(self).__name__)
+        self.splits: dict[str, Conversations] = {}
+        self.examples: Chats | None = None
+        self.tested: Chats | None = None
+        self.vocabulary = 0
+        self.mask = torch.bool
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What was read, without what :meth:`encode` has made of it: tasks that have read the same are equal."""
+        return {**self.__dict__, "examples": None, "tested": None, "vocabulary": 0, "mask": None}
+
+    def read(self, seed: int) -> None:
+        """Read and check the data; make the missing splits, with conversations that ask the same in one of them.
+
+        Args:
+            seed: used where the option ``split_seed`` is not set.
+        """
+        if self.metric == MATCHES and self.options["match"] is None:
+            raise UsageError("the score is of matching answers, but match is not set", "set task.match")
+        if self.options["packing"] and TEXT_KINDS[self.formulation] != "decoder":
+            raise UsageError(
+                "examples are packed for decoders alone: an encoder-decoder's attention between its stacks cannot keep"
+                " them apart",
+                "set task.packing=false",
+            )
+        splits = read_conversations(self.options)
+        train, test = splits["train"], splits.get("test")
+        made = make_splits(
+            self.options,
+            seed,
+            [""] * len(train),
+            [train.asked(index) for index in range(len(train))],
+            test_labels=None if test is None else [""] * len(test),
+            has_validation="validation" in splits,
+            where=train.source,
+        )
+        self.splits = {"train": train.select(made.train), "test": (test or train).select(made.test)}
+        if made.validation is not None:
+            self.splits["validation"] = train.select(made.validation)
+        elif "validation" in splits:
+            self.splits["validation"] = splits["validation"]
+
+    def model_arguments(self) -> dict[str, Any]:
+        """None: the language modelling head is the backbone's own."""
+        return {}
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase) -> Data:
+        """The splits as features; the train split packed if that is asked for."""
+        kind = TEXT_KINDS[self.formulation]
+        found = {name: encode(part, tokenizer, kind, self.options) for name, part in self.splits.items()}
+        self.examples, self.tested, self.vocabulary = found["train"], found["test"], len(tokenizer)
+        for name in ("validation", "test") if self.options["match"] == "number" else ():
+            _require_numbers(found.get(name))
+        train: Rows = found["train"]
+        if self.options["packing"]:
+            train = Chats(pack(found["train"].rows, min(self.options["max_length"], tokenizer.model_max_length)))
+        return Data(train, found.get("validation"), found["test"])
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Refuse to pack for a model that lets examples see each other; find the mask that keeps them apart."""
+        if self.options["packing"]:
+            assert self.examples is not None
+            rows = self.examples.rows
+            self.mask = check_packing(model, rows, max(len(row["input_ids"]) for row in rows))
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]:
+        """Pads each batch to its own longest row."""
+        pairs = pair_collator(tokenizer)
+        return PackedCollator(pairs, self.mask) if self.options["packing"] else pairs
+
+    def scores(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Rows, batch_size: int
+    ) -> dict[str, float]:
+        """The loss, averaged over the tokens of all answers, its perplexity, and how many last answers are right.
+
+        Raises:
+            RunError: the loss is not finite.
+        """
+        assert isinstance(rows, Chats)
+        loss = mean_loss(model, rows, pair_collator(tokenizer), batch_size)
+        if not math.isfinite(loss):
+            raise RunError("the model's outputs are not finite", "train with a lower learning rate, or in float32")
+        found = {"loss": loss, "perplexity": _perplexity(loss)}
+        if rows.prompts:
+            longest = self.options["max_answer"]
+            texts = generate(
+                model, tokenizer, rows.prompts, batch_size, max_new_tokens=longest, **self._ends(model, tokenizer)
+            )
+            found |= self.metrics(texts, rows.answers)
+        return found
+
+    def metrics(self, predictions: Any, labels: Any) -> dict[str, float]:
+        """The share of answers that are right: of the same final number, or of the same text.
+
+        Args:
+            predictions: an answer each conversation.
+            labels: the true ones.
+        """
+        match = str(self.options["match"])
+        right = [answers.same(written, true, match) for written, true in zip(predictions, labels, strict=True)]
+        return {MATCHES: sum(right) / len(right)}
+
+    def baselines(self) -> dict[str, float]:
+        """Of the loss, ``unigram``: giving every token its frequency in the train split's answers (with one more of
+        each). Of matching answers, ``usual``: always giving the most frequent one.
+        """
+        assert self.examples is not None and self.tested is not None
+        if self.metric == MATCHES:
+            known = [_key(text, self.options["match"]) for text in self.examples.answers]
+            usual = Counter(known).most_common(1)[0][0]
+            true = [_key(text, self.options["match"]) for text in self.tested.answers]
+            return {"usual": sum(answer == usual for answer in true) / len(true)}
+        counts = Counter(_learnt(self.examples))
+        total = sum(counts.values()) + self.vocabulary
+        tested = _learnt(self.tested)
+        return {"unigram": -sum(math.log((counts[token] + 1) / total) for token in tested) / len(tested)}
+
+    def _ends(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """The tokens that end an answer: the model's own, and the one that the template ends answers with."""
+        own = model.generation_config.eos_token_id if model.generation_config is not None else None
+        ends = set(own if isinstance(own, list) else [own]) | {tokenizer.eos_token_id}
+        added = set(tokenizer.get_added_vocab().values())
+        if self.tested is not None:
+            ends |= {row["labels"][-1] for row in self.tested.rows} & added
+        return {"eos_token_id": sorted(int(end) for end in ends if end is not None)}
+
+
+def _learnt(chats: Chats) -> list[int]:
+    return [label for row in chats.rows for label in row["labels"] if label != IGNORED]
+
+
+def _key(answer: str, match: str) -> Any:
+    return answers.number(answer) if match == "number" else " ".join(answer.split())
+
+
+def _require_numbers(chats: Chats | None) -> None:
+    """Refuse answers that hold no number to be compared.
+
+    Raises:
+        DataError: with the line.
+    """
+    for answer, place in zip(chats.answers, chats.places, strict=True) if chats is not None else ():
+        if answers.number(answer) is None:
+            raise DataError(
+                f"{place}: the last answer holds no number to compare", "set task.match=text, or correct it"
+            )
+
+
+def _perplexity(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
