@@ -46,6 +46,19 @@ def test_compositions_and_techniques_that_are_not_installed(make_run, tmp_path):
     assert changed.specs == ()
 
 
+def test_a_task_with_other_options_is_another_problem(make_run, tmp_path):
+    make_run(tmp_path / "a", task={"name": "text-classification", "options": {"train": "a.tsv", "test_size": 0.2}})
+    make_run(tmp_path / "b", task={"name": "text-classification", "options": {"train": "b.tsv"}})
+    path = make_run(tmp_path / "c")
+    text = path.read_text(encoding="utf-8").replace('"score_on": "test"', '"score_on": "validation"')
+    path.write_text(text, encoding="utf-8")
+    one, two, searched = load([tmp_path]).rows
+    assert (one.problem, two.problem) == ("text-classification (train=a.tsv)", "text-classification (train=b.tsv)")
+    assert one.task == two.task and one.block != two.block
+    assert (searched.problem, searched.metric) == ("lexicon-polarity", "validation accuracy")
+    assert select([one, two], "problem = 'text-classification (train=b.tsv)'") == [two]
+
+
 def test_measures_beside_a_record_are_read(make_run, tmp_path):
     path = make_run(tmp_path / "a")
     path.with_name("measures.json").write_text('{"step time ratio": 1.25}', encoding="utf-8")

@@ -79,12 +79,13 @@ def label(technique: ConfiguredTechnique) -> str:
     return f"{technique.name}:{','.join(parts)}" if parts else technique.name
 
 
-def variants(registry: Registry, presets: bool = True) -> list[Named]:
-    """Every installed technique that loads, and its presets that differ from it in structure.
+def variants(registry: Registry, presets: bool = True, alike: bool = False) -> list[Named]:
+    """Every installed technique that loads, and its presets.
 
     Args:
         registry: where techniques are looked up.
         presets: False for techniques alone.
+        alike: whether presets count that are as the technique is in structure, and differ in options alone.
     """
     found = []
     for item in registry.found:
@@ -97,6 +98,6 @@ def variants(registry: Registry, presets: bool = True) -> list[Named]:
         found.append(Named(item.name, technique.configure({})))
         for preset, values in technique.presets.items() if presets else ():
             made = technique.configure({"preset": preset})
-            if "modules" in values and made.technique.modules != technique.modules:
+            if alike or ("modules" in values and made.technique.modules != technique.modules):
                 found.append(Named(f"{item.name}:{preset}", made))
     return found

@@ -36,10 +36,11 @@ def amount(text: str) -> int:
     "--evidence", "roots", multiple=True, metavar="FOLDER", type=click.Path(path_type=Path), help="Runs; repeatable."
 )
 @click.option("--recorded-as", metavar="NAME", help="The backbone's name in records, where that is another.")
-@click.option("--max-trainable", metavar="N", help="At most so many trainable parameters: 500000 or 0.5M.")
+@click.option("--max-trainable", metavar="N", help="At most so many parameters, with the head: 500000 or 0.5M.")
 @click.option("--no-inference-overhead", is_flag=True, help="Only techniques that merge exactly into the base.")
 @click.option("--memory", metavar="SIZE", help="Memory for training: 24GB or 16GiB.")
 @click.option("--alpha", default=0.05, show_default=True, type=click.FloatRange(0, 1, min_open=True, max_open=True))
+@click.option("--top", default=8, show_default=True, type=click.IntRange(min=1), help="How many to show in full.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(
     task: str,
@@ -50,13 +51,15 @@ def command(
     no_inference_overhead: bool,
     memory: str | None,
     alpha: float,
+    top: int,
     as_json: bool,
 ) -> None:
     """Say which techniques suit a task and a backbone within limits, and why.
 
     Structure decides what is possible: trainable parameters are counted and merging is asked of the modules themselves,
-    built without weights. Evidence decides the order, as far as it goes: places are given only where differences are
-    above the noise, and nothing is ranked otherwise. What would be worth measuring next is listed with its command.
+    built without weights; a technique over the budget is made smaller. Evidence decides the order, as far as it goes:
+    places are given only where differences are above the noise, and nothing is ranked otherwise. Results of others are
+    marked as imported and never ranked against runs. What would be worth measuring next is listed with its command.
 
     \b
     Examples:
@@ -75,24 +78,30 @@ def command(
         memory_bytes=amount(memory) if memory else None,
     )
     evidence = load(roots) if roots else Evidence(())
-    if evidence.problems:
+    if evidence.problems and not as_json:
         click.echo(evidence.note(), err=True)
     found = advise(task, backbone, evidence.rows, limits, default_registry(), recorded_as=recorded_as, alpha=alpha)
     if as_json:
         click.echo(shown.as_json({**found.data(), "skipped": [vars(item) for item in evidence.problems]}))
     else:
-        _print(found)
+        _print(found, top)
 
 
-def _print(found: Advice) -> None:
+def _print(found: Advice, top: int) -> None:
     click.echo(f"{found.task} on {found.backbone}; limits: {found.limits.words()}")
     click.echo(found.verdict)
-    for item in found.items:
+    for note in found.notes:
+        click.echo(f"note: {note}")
+    if not found.ranked:
+        click.echo("below: those with records here first, then by trainable parameters; that is no ranking")
+    for item in found.items[:top]:
         place = f"place {item.tier}" if item.tier is not None else "not ranked"
-        options = ", ".join(f"{name} {value}" for name, value in item.candidate.options.items())
-        click.echo(f"\n{item.candidate.name}{f' ({options})' if options else ''}: {place}")
+        settings = item.candidate.settings
+        click.echo(f"\n{item.candidate.name}{f' ({settings})' if settings else ''}: {place}")
         for reason in item.reasons:
             click.echo(f"  - {reason}")
+    if rest := [item.candidate.name for item in found.items[top:]]:
+        click.echo(f"\n{len(rest)} more within the limits (--top shows more of them): {', '.join(rest)}")
     if found.left_out:
         click.echo("\nleft out:")
         for name, why in found.left_out.items():
@@ -101,4 +110,5 @@ def _print(found: Advice) -> None:
         click.echo("\nworth measuring next:")
         for gap in found.next:
             click.echo(f"  - {gap.name}, {gap.seeds} more {'seed' if gap.seeds == 1 else 'seeds'}: {gap.why}")
-            click.echo(f"    {gap.command}")
+            if gap.command:
+                click.echo(f"    {gap.command}")

@@ -1,8 +1,9 @@
-"""What the evidence says of candidates: comparable rows, tiers that are told apart, and none where nothing is."""
+"""What the evidence says of candidates: comparable rows, places that are told apart, and none where nothing is."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import json
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from refarch_compare.evidence.row import Row
@@ -10,35 +11,67 @@ from refarch_compare.stats.blocks import by_block
 from refarch_compare.stats.intervals import Interval, mean_interval
 from refarch_compare.stats.paired import Pair, compare
 
-SCOPES = ("this task on this backbone", "this task on other backbones", "other tasks on this backbone")
-"""From the most to the least telling."""
+HERE, OTHER_BACKBONES, OTHER_TASKS = (
+    "this task on this backbone",
+    "this task on other backbones",
+    "other tasks on this backbone",
+)
+"""Where evidence is from, the most telling first."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Rows that are compared with each other: never runs with figures that others measured."""
+
+    where: str
+    origin: str
+    rows: tuple[Row, ...]
+
+    @property
+    def name(self) -> str:
+        """In words, marked where it is imported."""
+        return f"{self.where} ({self.origin})" if self.rows[0].imported else self.where
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a candidate did, among the others on the same blocks."""
+    """How one candidate did in a scope."""
 
     name: str
     mean: Interval
-    """Of its scores; of one metric only where ``metric`` says so."""
     metric: str
-    records: tuple[str, ...]
-    imported: int
-    seeds: int
+    rows: tuple[Row, ...]
+    """Of the configuration that did best."""
+    tried: int
+    """How many configurations of it there are."""
     tier: int | None
-    """1 for those that nothing was better than; None where the evidence does not rank it."""
-    best: Row
-    """The row whose configuration did best."""
+    """1 for those that nothing was better than; None where the evidence does not place it."""
+    better: tuple[str, ...]
+    """What it was better than."""
+    alike: tuple[str, ...]
+    """What its difference from was within noise."""
+
+    @property
+    def seeds(self) -> int:
+        """How many different seeds."""
+        return len({row.seed for row in self.rows})
+
+    @property
+    def imported(self) -> int:
+        """How many rows others measured."""
+        return sum(row.imported for row in self.rows)
 
     def words(self) -> str:
-        """The evidence in words, marked where it is imported."""
+        """The evidence in words."""
         spread = ""
         if self.mean.low is not None and self.mean.high is not None:
             spread = f" ({self.mean.level:.0%} interval {self.mean.low:.3f} to {self.mean.high:.3f})"
-        count = f"{len(self.records)} {'record' if len(self.records) == 1 else 'records'}"
-        seeds = f"{self.seeds} {'seed' if self.seeds == 1 else 'seeds'}"
-        marked = f", {self.imported} of them imported ({self.best.origin})" if self.imported else ""
-        return f"{self.metric} {self.mean.mean:.3f}{spread} in {count}, {seeds}{marked}"
+        imported = "imported " if self.imported else ""
+        found = f"{self.metric} {self.mean.mean:.3f}{spread} in {_count(len(self.rows), f'{imported}record')}"
+        found += f", {_count(self.seeds, 'seed')}"
+        if self.tried > 1:  # chosen by the score that is shown: that flatters it
+            found += f"; the best of {self.tried} configurations, so a little flattered"
+        return found
 
 
 @dataclass(frozen=True)
@@ -47,12 +80,14 @@ class Ranking:
 
     scope: str
     standings: tuple[Standing, ...]
-    """Best mean first."""
+    """By place; within a place, and without places, those that train least first: no order is claimed."""
     pairs: tuple[Pair, ...]
     ranked: bool
     """Whether anything is told apart."""
     why: str
     """Why, in words."""
+    notes: tuple[str, ...] = ()
+    """What was left out."""
 
 
 def key(row: Row) -> str:
@@ -61,83 +96,112 @@ def key(row: Row) -> str:
     return f"{row.technique}:{preset}" if preset else row.technique
 
 
-def scopes(rows: Sequence[Row], task: str, backbone: str) -> dict[str, list[Row]]:
-    """The rows of each scope."""
-    return {
-        SCOPES[0]: [row for row in rows if row.task == task and row.backbone == backbone],
-        SCOPES[1]: [row for row in rows if row.task == task and row.backbone != backbone],
-        SCOPES[2]: [row for row in rows if row.task != task and row.backbone == backbone],
-    }
+def configuration(row: Row) -> str:
+    """What rows of one configuration share; they differ in seed alone."""
+    spec = row.spec.to_json(indent=None) if row.spec else json.dumps(row.options, sort_keys=True, default=str)
+    return f"{spec} {row.learning_rate} {row.batch_size} {row.steps} {row.device}"
 
 
-def rank(rows: Sequence[Row], names: Sequence[str], trainable: int | None, scope: str, alpha: float = 0.05) -> Ranking:
-    """Rank candidates by rows of one scope.
+def scopes(rows: Iterable[Row], task: str, backbone: str) -> list[Scope]:
+    """The rows of each scope that has any, the most telling first, runs before imported rows.
 
     Args:
-        rows: of the scope.
-        names: the candidates.
-        trainable: the budget; rows that trained more say nothing about what is asked.
-        scope: what the rows have in common.
-        alpha: of the comparisons.
+        rows: the evidence; compositions say nothing of one technique and are left out.
+        task: a task, or a task with its options as evidence shows it.
+        backbone: as records name it.
     """
-    chosen = [
-        row for row in rows if key(row) in names and (trainable is None or (row.trainable_parameters or 0) <= trainable)
-    ]
-    metrics = sorted({(row.metric, row.greater_is_better) for row in chosen})
-    if len(metrics) > 1:  # the figures of several metrics are compared block by block, in the one of most rows
-        most = max(metrics, key=lambda metric: sum((row.metric, row.greater_is_better) == metric for row in chosen))
-        chosen = [row for row in chosen if (row.metric, row.greater_is_better) == most]
-    by_name: dict[str, list[Row]] = {}
-    for row in chosen:
-        by_name.setdefault(key(row), []).append(row)
-    if not by_name:
-        return Ranking(scope, (), (), False, "there are no records of the candidates")
-    blocks = by_block(chosen, key)
-    kept = {name: _best_configuration(found) for name, found in by_name.items()}
-    scores: dict[str, dict[Hashable, float]] = by_block([row for found in kept.values() for row in found], key).scores
-    pairs = compare(scores, greater_is_better=blocks.greater_is_better, alpha=alpha) if len(scores) > 1 else []
-    told = [pair for pair in pairs if pair.verdict in ("better", "worse")]
-    ranked = bool(told)
-    standings = [_standing(name, found, pairs, ranked) for name, found in kept.items()]
-    turned = -1 if blocks.greater_is_better else 1
-    standings.sort(key=lambda s: (s.tier is None, s.tier or 0, turned * s.mean.mean))
-    return Ranking(scope, tuple(standings), tuple(pairs), ranked, _why(pairs, told))
-
-
-def _best_configuration(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the configuration with the best mean score."""
-    by_configuration: dict[str, list[Row]] = {}
+    found: dict[tuple[int, bool, str], list[Row]] = {}
+    names = (HERE, OTHER_BACKBONES, OTHER_TASKS)
     for row in rows:
-        by_configuration.setdefault(f"{sorted(row.options.items())!r} {row.learning_rate}", []).append(row)
-    sign = 1 if rows[0].greater_is_better else -1
-    return max(by_configuration.values(), key=lambda found: sign * sum(row.score for row in found) / len(found))
+        same_task, same_backbone = task in (row.task, row.problem), row.backbone == backbone
+        if "+" in row.technique or not (same_task or same_backbone):
+            continue
+        where = 2 if not same_task else 0 if same_backbone else 1
+        found.setdefault((where, row.imported, row.origin), []).append(row)
+    return [
+        Scope(names[where], origin, tuple(found[where, imported, origin])) for where, imported, origin in sorted(found)
+    ]
 
 
-def _standing(name: str, rows: Sequence[Row], pairs: Sequence[Pair], ranked: bool) -> Standing:
-    beaten = sum(
-        (pair.first == name and pair.verdict == "worse") or (pair.second == name and pair.verdict == "better")
-        for pair in pairs
-    )
-    tested = any(name in (pair.first, pair.second) and pair.verdict != "too few blocks" for pair in pairs)
+def rank(scope: Scope, fits: Callable[[Row], bool], alpha: float = 0.05) -> Ranking:
+    """Rank candidates by the rows of one scope.
+
+    Args:
+        scope: the rows.
+        fits: whether a row is of a candidate, in a configuration that keeps the limits.
+        alpha: the rate of any false difference among all the comparisons.
+    """
+    rows, notes = _of_one_metric(scope.rows)
+    tried: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        tried.setdefault(key(row), {}).setdefault(configuration(row), []).append(row)
+    fitting = {
+        name: kept
+        for name, configurations in tried.items()
+        if (kept := [found for found in configurations.values() if fits(found[0])])
+    }
+    if not fitting:
+        return Ranking(scope.name, (), (), False, "no record is of a candidate within the limits", notes)
     sign = 1 if rows[0].greater_is_better else -1
+    best = {name: max(found, key=lambda rows: sign * _mean(rows)) for name, found in fitting.items()}
+    blocks = by_block([row for found in best.values() for row in found], key)
+    scores: dict[str, dict[Hashable, float]] = blocks.scores
+    pairs = compare(scores, greater_is_better=blocks.greater_is_better, alpha=alpha) if len(scores) > 1 else []
+    ranked = any(pair.verdict in ("better", "worse") for pair in pairs)
+    standings = [_standing(name, found, len(fitting[name]), pairs, ranked) for name, found in best.items()]
+    standings.sort(key=lambda s: (s.tier is None, s.tier or 0, s.rows[0].trainable_parameters or 0, s.name))
+    return Ranking(scope.name, tuple(standings), tuple(pairs), ranked, _why(pairs), notes)
+
+
+def _of_one_metric(rows: Sequence[Row]) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows of the metric that most rows have, and how many others there are."""
+    by_metric: dict[tuple[str, bool], list[Row]] = {}
+    for row in rows:
+        by_metric.setdefault((row.metric, row.greater_is_better), []).append(row)
+    most = max(by_metric, key=lambda metric: len(by_metric[metric]))
+    others = len(rows) - len(by_metric[most])
+    notes = (f"{_count(others, 'record')} of other metrics than {most[0]} left out",) if others else ()
+    return by_metric[most], notes
+
+
+def _mean(rows: Sequence[Row]) -> float:
+    return sum(row.score for row in rows) / len(rows)
+
+
+def _standing(name: str, rows: Sequence[Row], tried: int, pairs: Sequence[Pair], ranked: bool) -> Standing:
+    beaten: list[str] = []
+    better: list[str] = []
+    alike: list[str] = []
+    for pair in pairs:
+        if name not in (pair.first, pair.second) or pair.verdict == "too few blocks":
+            continue
+        other = pair.second if pair.first == name else pair.first
+        won = pair.verdict == ("better" if pair.first == name else "worse")
+        (alike if pair.verdict == "within noise" else better if won else beaten).append(other)
+    tested = bool(beaten or better or alike)
     return Standing(
         name=name,
         mean=mean_interval([row.score for row in rows]),
         metric=rows[0].metric,
-        records=tuple(row.path for row in rows),
-        imported=sum(row.imported for row in rows),
-        seeds=len({row.seed for row in rows}),
-        tier=1 + beaten if ranked and tested else None,
-        best=max(rows, key=lambda row: sign * row.score),
+        rows=tuple(rows),
+        tried=tried,
+        tier=1 + len(beaten) if ranked and tested else None,
+        better=tuple(better),
+        alike=tuple(alike),
     )
 
 
-def _why(pairs: Sequence[Pair], told: Sequence[Pair]) -> str:
+def _why(pairs: Sequence[Pair]) -> str:
     if not pairs:
         return "only one candidate has records, so there is nothing to compare it with"
     few = sum(pair.verdict == "too few blocks" for pair in pairs)
+    told = sum(pair.verdict in ("better", "worse") for pair in pairs)
     if told:
-        return f"{len(told)} of {len(pairs)} pairs are told apart"
+        return f"{told} of {len(pairs)} pairs are told apart"
     if few == len(pairs):
         return "no two candidates share the three blocks (task, backbone, seed) that a comparison needs"
     return f"all differences are within noise ({len(pairs) - few} pairs compared, {few} with too few blocks)"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what if number == 1 else what + 's'}"

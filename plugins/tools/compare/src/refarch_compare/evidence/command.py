@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from refarch_compare.evidence.row import Row
 
-SHOWN = ("label", "backbone", "task", "seed", "metric", "score", "trainable_parameters", "train_seconds", "origin")
+SHOWN = ("label", "backbone", "problem", "seed", "metric", "score", "trainable_parameters", "train_seconds", "origin")
 """The columns of the table for people, unless others are asked for."""
 
 
@@ -37,8 +37,9 @@ def command(
     """List the evidence below FOLDERs: runs, studies and imported records, at any depth.
 
     Columns are a row's fields (technique, label, backbone, family, task, metric, score, seed, trainable_parameters,
-    saved_bytes, peak_memory_bytes, train_seconds, learning_rate, origin, imported ...), the technique's options
-    (option_rank), and measures by their names. Files that cannot be read are skipped, named and counted.
+    saved_bytes, peak_memory_bytes, train_seconds, learning_rate, origin, imported ...), the problem (the task with
+    options that are not its defaults), the technique's options (option_rank), and measures by their names. Files that
+    cannot be read are skipped, named and counted.
 
     \b
     Examples:

@@ -17,13 +17,13 @@ TABLE = "evidence"
 """The table's name in SQL."""
 OPTION = "option_"
 """What the names of columns that hold a technique's options begin with."""
-_NESTED = ("options", "measures", "specs")
+_NESTED = ("options", "task_options", "measures", "specs")
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """A row as plain values by column: its fields, ``imported``, options (``option_rank``), measures by their names."""
+    """A row as plain values by column: fields, ``problem``, ``imported``, options (``option_rank``), measures."""
     values = {name: getattr(row, name) for name in Row.model_fields if name not in _NESTED}
-    values |= {"label": row.name, "imported": row.imported}
+    values |= {"label": row.name, "problem": row.problem, "imported": row.imported}
     for name, value in row.options.items():
         values[OPTION + name] = json.dumps(value) if isinstance(value, (list, tuple, dict)) else value
     for name, number in row.measures.items():

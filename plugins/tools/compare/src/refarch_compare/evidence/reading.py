@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ class Reader:
         self.registry = registry
         self._configured: dict[str, ConfiguredTechnique | None] = {}
         self._families: dict[str, str | None] = {}
+        self._defaults: dict[str, Mapping[str, Any]] = {}
 
     def read(self, path: Path) -> Row:
         """The row of a file.
@@ -69,7 +71,8 @@ class Reader:
             backbone=pipeline.backbone.name,
             family=self.family(pipeline.backbone.name),
             task=pipeline.task.name,
-            metric=record.metric,
+            task_options=self.task_options(pipeline.task.name, pipeline.task.options),
+            metric=record.metric if pipeline.score_on == "test" else f"{pipeline.score_on} {record.metric}",
             greater_is_better=record.greater_is_better,
             score=record.score,
             seed=pipeline.seed,
@@ -105,6 +108,16 @@ class Reader:
                     spec = None
             self._configured[key] = spec
         return self._configured[key]
+
+    def task_options(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options that are not the task's own defaults; where it is not installed, all that are set."""
+        if name not in self._defaults:
+            self._defaults[name] = {}
+            if name in self.registry.names("task"):
+                with contextlib.suppress(RefarchError):  # a broken plugin: the figures still count
+                    self._defaults[name] = self.registry.task(name).configure({})
+        defaults = self._defaults[name]
+        return {key: value for key, value in options.items() if value != defaults.get(key)}
 
     def family(self, backbone: str) -> str | None:
         """The family that serves a backbone, where its configuration is at hand."""

@@ -32,10 +32,12 @@ class Row(Spec):
     family: str | None = None
     """The backbone family that serves it."""
     task: str = Field(min_length=1)
+    task_options: dict[str, Any] = {}
+    """The task's options that are not its own defaults: other files, limits, splits."""
     metric: str
+    """``validation accuracy`` where a run was scored on validation: that is no result on the test split."""
     greater_is_better: bool = True
     score: float
-    """The metric on the test split."""
     seed: int | None = None
     trainable_parameters: int | None = None
     """All that trained: modules and head."""
@@ -76,6 +78,12 @@ class Row(Spec):
         return self.origin.startswith(IMPORTED)
 
     @property
+    def problem(self) -> str:
+        """The task with the options that make it another problem than the task by itself."""
+        options = ", ".join(f"{name}={value}" for name, value in sorted(self.task_options.items()))
+        return f"{self.task} ({options})" if options else self.task
+
+    @property
     def block(self) -> tuple[str, str, str, str, int | None]:
         """What a paired comparison holds fixed: task, metric, backbone, origin and seed."""
-        return self.task, self.metric, self.backbone, self.origin, self.seed
+        return self.problem, self.metric, self.backbone, self.origin, self.seed

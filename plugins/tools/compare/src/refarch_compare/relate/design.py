@@ -19,8 +19,8 @@ COSTS = ("bytes", "seconds", "parameters", "tokens")
 """What the name of a response ends with that is related as a ratio: such figures multiply."""
 COVARIATES = ("trainable_parameters", "learning_rate")
 """What is held fixed, in decades: budgets and learning rates go with scores whatever the structure."""
-BLOCK = ("backbone", "task")
-"""What rows are grouped by."""
+BLOCK = {"backbone": "backbone", "task": "problem"}
+"""What rows are grouped by, and the field of a row that says it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +119,8 @@ def design(rows: Sequence[Row], response: str = "score", only: Sequence[str] = (
 def _groups(rows: Sequence[Row]) -> dict[str, list[str]]:
     """What rows are grouped by, where it varies; two that group them alike are one."""
     groups: dict[str, list[str]] = {}
-    for name in BLOCK:
-        labels = [str(getattr(row, name)) for row in rows]
+    for name, field in BLOCK.items():
+        labels = [str(getattr(row, field)) for row in rows]
         same = next((other for other, others in groups.items() if _partition(others) == _partition(labels)), None)
         if same is not None:
             groups[f"{same} and {name}"] = groups.pop(same)

@@ -11,12 +11,13 @@ from typing import Any
 from refarch import ConfiguredTechnique, ModuleSpec
 from refarch.architecture import parse_slot
 from refarch_compare.evidence.row import Row
+from refarch_compare.structure.features import OWN_NAMES
 
 YES, NO = "yes", "no"
 IDENTITY = ("name", "function", "arguments", "provenance", "workspace", "parameters", "layers")
 """Fields that say which module it is and where, rather than of what kind; the workspace is turned into places below."""
-DETAILS = ("shared", "gate", "projected", "learning_rate_scale", "identity_at_start")
-"""Fields that spell out another property (whose sharing, which gate), or say how training begins."""
+DETAILS = ("shared", "gate", "router", "projected", "learning_rate_scale", "identity_at_start")
+"""Fields that spell out another property (whose sharing, which gate and router), or say how training begins."""
 
 
 def properties(row: Row) -> dict[str, str]:
@@ -27,15 +28,17 @@ def properties(row: Row) -> dict[str, str]:
     """
     modules = [module for spec in row.specs for module in spec.technique.modules]
     found = {
-        name: " and ".join(sorted({_value(getattr(module, name)) for module in modules}))
+        name: " and ".join(sorted({_value(name, getattr(module, name)) for module in modules}))
         for name in ModuleSpec.model_fields
         if name not in (*IDENTITY, *DETAILS)
     }
     return {**found, **_places(row.specs)}
 
 
-def _value(value: Any) -> str:
-    """A field as a category: words stay; what is a structure of its own counts as there or not."""
+def _value(name: str, value: Any) -> str:
+    """A field as a category: words stay; a structure of its own, or what names parameters or code, is there or not."""
+    if name in OWN_NAMES:
+        return YES if value else NO
     if isinstance(value, bool):
         return YES if value else NO
     if isinstance(value, str):
