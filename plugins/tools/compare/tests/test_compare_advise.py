@@ -358,4 +358,5 @@ def test_imported_evidence_is_marked_and_one_seed_ranks_nothing(tmp_path, capsys
     assert lora["imported_records"] == 1 and lora["tier"] is None
     assert any("imported: peft method comparison" in reason for reason in lora["reasons"])
     assert data["measure_next"][0]["why"] == "only imported records here, of 1 seed"
-    assert not any(gap["command"] for gap in data["measure_next"])  # the task is not installed
+    assert not any(gap["command"] for gap in data["measure_next"])
+    assert data["notes"] == ["no task 'MetaMathQA' is installed, so no commands are given to measure more"]

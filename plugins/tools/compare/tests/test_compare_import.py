@@ -106,7 +106,10 @@ def test_a_result_becomes_a_marked_record_with_its_provenance(results, tmp_path)
     for part in ("MetaMathQA/lora.json", "peft 0.19", "one seed", "Apache-2.0"):
         assert part in row.provenance
     lines = [json.loads(line) for line in curve_path(found.written[0]).read_text(encoding="utf-8").splitlines()]
-    assert lines[0] == {"step": 25, "valid accuracy": 0.1, "train loss": 1.0}
+    assert lines[:2] == [
+        {"step": 25, "split": "validation", "accuracy": 0.1},
+        {"step": 25, "split": "train", "loss": 1.0},
+    ]
 
 
 def test_importing_again_writes_the_same_files(results, tmp_path):

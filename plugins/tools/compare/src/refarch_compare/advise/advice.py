@@ -12,7 +12,7 @@ from refarch.errors import UnknownNameError, UsageError, did_you_mean
 from refarch_compare.advise.candidates import Candidate, Limits, candidates, measured
 from refarch_compare.advise.costing import Backbone
 from refarch_compare.advise.gaps import Gap, Place, gaps
-from refarch_compare.advise.standing import HERE, Ranking, Scope, Standing, configuration, key, rank, scopes
+from refarch_compare.advise.standing import HERE, Ranking, Scope, Standing, key, rank, scopes
 from refarch_compare.evidence.row import Row
 
 
@@ -118,7 +118,7 @@ def advise(
     order = {standing.name: position for position, standing in enumerate(here.standings)}
     kept.sort(key=lambda c: (order.get(c.name, len(order)), c.cost.trainable, c.name))
     left_out = {c.name: "; ".join(c.problems) for c in every if c.name not in {k.name for k in kept}}
-    place = Place(task, backbone, task in registry.names("task"))
+    place = Place(task, backbone, runs=task in registry.names("task"))
     return Advice(
         task=task,
         backbone=backbone,
@@ -126,7 +126,7 @@ def advise(
         items=tuple(_item(candidate, here, elsewhere) for candidate in kept),
         ranked=here.ranked,
         verdict=_verdict(here, len(kept)),
-        notes=_notes(rows, there, here, recorded_as or backbone),
+        notes=(*_notes(rows, there, here, recorded_as or backbone), *place.notes()),
         left_out={**left_out, **impossible},
         next=tuple(gaps(kept, here, elsewhere, place)),
     )
@@ -165,7 +165,7 @@ class Judge:
 
     def of(self, row: Row) -> Candidate | None:
         """The row's configuration as a candidate."""
-        name = configuration(row)
+        name = row.configuration
         if name not in self._measured:
             assert row.spec is not None
             self._measured[name] = measured(key(row), row.spec, self.backbone, self.limits)

@@ -66,8 +66,8 @@ class Candidate:
     def reasons(self) -> list[str]:
         """What follows from its structure, in words."""
         cost = self.cost
-        share = cost.trainable / max(1, self.total)
-        found = [f"trains {cost.trainable:,} parameters ({share:.2%} of the backbone's){self.sized}"]
+        share = 100 * cost.trainable / max(1, self.total)
+        found = [f"trains {cost.trainable:,} parameters ({share:.3g}% of the backbone's){self.sized}"]
         if cost.stays:
             found.append(f"stays attached at inference: {cost.stays[0]}")
         else:
@@ -110,7 +110,7 @@ def chosen(name: str, spec: ConfiguredTechnique, registry: Registry) -> dict[str
     options |= {key: value for key, value in spec.options.items() if value != plain.options.get(key)}
     own = {module.name: module for module in plain.technique.modules}
     modules = [module for module in spec.technique.modules if module.name in own]
-    slots = {m.name: list(m.workspace) for m in modules if m.workspace != own[m.name].workspace}
+    slots = {m.name: list(m.workspace) for m in modules if set(m.slot_refs()) != set(own[m.name].slot_refs())}
     layers = [m.layers.model_dump(exclude_none=True) for m in modules if m.layers != own[m.name].layers]
     if slots:
         options["slots"] = slots if len(modules) > 1 else next(iter(slots.values()))

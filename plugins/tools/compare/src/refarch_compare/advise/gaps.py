@@ -43,6 +43,10 @@ class Place:
     runs: bool
     """Whether the task is installed, so that it can be run."""
 
+    def notes(self) -> tuple[str, ...]:
+        """What a reader has to know of the commands."""
+        return () if self.runs else (f"no task {self.task!r} is installed, so no commands are given to measure more",)
+
     def command(self, candidate: Candidate, rows: Standing | None = None) -> str:
         """A run that fills a cell: another seed of what was run, or the candidate's first."""
         if not self.runs:

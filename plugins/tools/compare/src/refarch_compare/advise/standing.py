@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -96,12 +95,6 @@ def key(row: Row) -> str:
     return f"{row.technique}:{preset}" if preset else row.technique
 
 
-def configuration(row: Row) -> str:
-    """What rows of one configuration share; they differ in seed alone."""
-    spec = row.spec.to_json(indent=None) if row.spec else json.dumps(row.options, sort_keys=True, default=str)
-    return f"{spec} {row.learning_rate} {row.batch_size} {row.steps} {row.device}"
-
-
 def scopes(rows: Iterable[Row], task: str, backbone: str) -> list[Scope]:
     """The rows of each scope that has any, the most telling first, runs before imported rows.
 
@@ -134,7 +127,7 @@ def rank(scope: Scope, fits: Callable[[Row], bool], alpha: float = 0.05) -> Rank
     rows, notes = _of_one_metric(scope.rows)
     tried: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        tried.setdefault(key(row), {}).setdefault(configuration(row), []).append(row)
+        tried.setdefault(key(row), {}).setdefault(row.configuration, []).append(row)
     fitting = {
         name: kept
         for name, configurations in tried.items()

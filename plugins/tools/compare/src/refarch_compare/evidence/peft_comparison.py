@@ -39,6 +39,9 @@ TASKS = {
 """By the test metric of a result's last line. MetaMathQA trains on it and tests on GSM8K."""
 LAST = {"train loss": "train loss", "forgetting": "forgetting", "drift": "drift", "train total tokens": "train tokens"}
 """Figures of the last line that become measures."""
+SPLITS = {"train": "train", "valid": "validation", "test": "test"}
+"""What the names of figures begin with, and the split that they are of."""
+BOOKKEEPING = (("train", "samples"), ("train", "time"), ("train", "total tokens"))
 
 
 @dataclass
@@ -177,8 +180,16 @@ def _provenance(run: Mapping[str, Any], meta: Mapping[str, Any], path: Path, not
 
 
 def _curve(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The metrics as a run logs them: a line a split, ``valid accuracy`` being the accuracy on validation."""
     for line in data["train_info"]["metrics"]:
-        yield {name: value for name, value in line.items() if _is_number(value)}
+        by_split: dict[str, dict[str, float]] = {}
+        for name, value in line.items():
+            word, _, metric = name.partition(" ")
+            if word in SPLITS and _is_number(value) and (word, metric) not in BOOKKEEPING:
+                by_split.setdefault(SPLITS[word], {})[metric] = value
+        seconds = {"seconds": line["elapsed time"]} if _is_number(line.get("elapsed time")) else {}
+        for split, values in by_split.items():
+            yield {"step": line["step"], "split": split, **seconds, **values}
 
 
 def _is_number(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import Field
@@ -82,6 +83,13 @@ class Row(Spec):
         """The task with the options that make it another problem than the task by itself."""
         options = ", ".join(f"{name}={value}" for name, value in sorted(self.task_options.items()))
         return f"{self.task} ({options})" if options else self.task
+
+    @property
+    def configuration(self) -> str:
+        """What rows of one configuration share: techniques with all options, and how they were trained but for seeds."""
+        spec = " ".join(spec.to_json(indent=None) for spec in self.specs)
+        spec = spec or json.dumps([self.technique, self.options], sort_keys=True, default=str)
+        return f"{spec} {self.learning_rate} {self.batch_size} {self.steps} {self.device}"
 
     @property
     def block(self) -> tuple[str, str, str, str, int | None]:
