@@ -65,10 +65,10 @@ def test_json(site: Any) -> None:
 
 def test_unknown_names_are_answered_over_all_kinds(site: Any) -> None:
     site.plugin("quokka", "task")
-    result = site.refarch("show", "quoka")
+    result = site.refarch("show", "quokk")
     assert result.code == 2
-    assert "Error: no plugin named 'quoka' is installed" in result.err
-    assert "hint: did you mean 'quokka'? (or a plugin may provide it: pip install refarch-quoka)" in result.err
+    assert "Error: no plugin named 'quokk' is installed" in result.err
+    assert "hint: did you mean 'quokka'? (or a plugin may provide it: pip install refarch-quokk)" in result.err
 
 
 @pytest.mark.parametrize("arguments", [["show", "quokka"], ["schema", "quokka"]])
