@@ -24,9 +24,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 """The formats that :func:`read_rows` reads."""
 _FIELD_LIMIT = 2**31 - 1  # characters; the csv module's own 131,072 is less than a long document has
 _FIELD_LIMIT_LOCK = threading.Lock()  # the limit is global to the csv module
-_DECODER = json.JSONDecoder()
-_BETWEEN = re.compile(r"[\s,]*")
-"""What stands between the objects of an array that is known to be valid."""
+_BLANK = re.compile(r"[ \t\r\n]*")  # what JSON allows between its parts
 
 
 @dataclass(frozen=True)
@@ -231,7 +229,7 @@ def _long_fields() -> Iterator[None]:
 
 
 def _jsonl(name: str, data: bytes) -> Table:
-    rows: list[dict[str, Any]] = []
+    rows: list[Any] = []
     lines: list[int] = []
     # Only \n ends a line: str.splitlines would also cut at characters that JSON strings may hold.
     for line, text in enumerate(_decode(name, data).split("\n"), start=1):
@@ -241,36 +239,56 @@ def _jsonl(name: str, data: bytes) -> Table:
             row = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{name}, line {line}: not valid JSON: {error}", "write one JSON object a line") from None
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{name}, line {line}: expected an object, but got {type(row).__name__}", 'write {"column": value, ...}'
-            )
         rows.append(row)
         lines.append(line)
     return _objects(name, rows, lines)
 
 
 def _json(name: str, data: bytes) -> Table:
-    text, shape = _decode(name, data), 'write [{"column": value, ...}, ...]'
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}, line {getattr(error, 'lineno', 1)}: not valid JSON: {error}", shape) from None
-    if not isinstance(rows, list):
-        raise DataError(f"{name}, line 1: expected an array of objects, but got {type(rows).__name__}", shape)
-    place, counted, line = text.index("[") + 1, 0, 1
+    """A list of objects, read one by one to know the line of each."""
+    text, decoder = _decode(name, data), json.JSONDecoder()
+    rows: list[Any] = []
     lines: list[int] = []
-    for row in rows:
-        place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]
-        line, counted = line + text.count("\n", counted, place), place
-        if not isinstance(row, dict):
-            raise DataError(f"{name}, line {line}: expected an object, but got {type(row).__name__}", shape)
+    at, line = 0, 1
+
+    def move(place: int) -> None:
+        """Go there, and on to what follows the blanks there."""
+        nonlocal at, line
+        blank = _BLANK.match(text, place)
+        assert blank is not None
+        line, at = line + text.count("\n", at, blank.end()), blank.end()
+
+    def expect(*marks: str) -> None:
+        if not text.startswith(marks, at):
+            hint = "write a list of objects, [{...}, {...}], or one object a line in a file that ends in .jsonl"
+            raise DataError(f"{name}, line {line}: expected {' or '.join(marks)}", hint)
+
+    move(0)
+    expect("[")
+    while text[at] != "]":
+        move(at + 1)  # past the bracket or the comma
+        if not rows and text.startswith("]", at):
+            break
+        try:
+            row, end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{name}, line {line}: not valid JSON: {error}", "write a list of objects") from None
+        rows.append(row)
         lines.append(line)
-        place = _DECODER.raw_decode(text, place)[1]
+        move(end)
+        expect(",", "]")
+    move(at + 1)
+    if at < len(text):
+        raise DataError(f"{name}, line {line}: something follows the list", "write one list of objects")
     return _objects(name, rows, lines)
 
 
-def _objects(name: str, rows: list[dict[str, Any]], lines: list[int]) -> Table:
+def _objects(name: str, rows: list[Any], lines: list[int]) -> Table:
+    for row, line in zip(rows, lines, strict=True):
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{name}, line {line}: expected an object, but got {type(row).__name__}", 'write {"column": value, ...}'
+            )
     names = dict.fromkeys(key for row in rows for key in row)
     return Table(name, {key: [row.get(key) for row in rows] for key in names}, lines)
 

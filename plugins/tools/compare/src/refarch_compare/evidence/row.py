@@ -86,7 +86,7 @@ class Row(Spec):
 
     @property
     def configuration(self) -> str:
-        """What rows of one configuration share: techniques with all options, and how they were trained but for seeds."""
+        """What rows of one configuration share: techniques with all options, and their training but for seeds."""
         spec = " ".join(spec.to_json(indent=None) for spec in self.specs)
         spec = spec or json.dumps([self.technique, self.options], sort_keys=True, default=str)
         return f"{spec} {self.learning_rate} {self.batch_size} {self.steps} {self.device}"
