@@ -43,6 +43,17 @@ def test_a_score_on_validation_never_sees_the_test_split(folder, pipeline, tmp_p
     values["task"]["options"]["validation_size"] = 0
     with pytest.raises(UsageError, match="has none here"):
         run(PipelineSpec.parse({**values, "score_on": "validation"}), tmp_path / "none")
+    assert not (tmp_path / "none" / "metrics.jsonl").exists(), "found out before training"
+
+
+@pytest.mark.parametrize(
+    ("technique", "options", "modules", "trained"), [("lora", {"rank": 2}, 512, 512 + 66), ("head-only", {}, 66, 66)]
+)
+def test_a_record_counts_modules_without_the_head(folder, pipeline, tmp_path, technique, options, modules, trained):
+    values = {**pipeline(folder, max_steps=1), "techniques": [{"name": technique, "options": options}]}
+    record, _ = run(PipelineSpec.parse(values), tmp_path / "run")
+    assert record.module_parameters == modules  # rank 2 x (32 + 32) at query and value of 2 layers; 32 x 2 + 2
+    assert record.trainable_parameters == trained
 
 
 def test_evaluations_have_one_rhythm(folder, pipeline):

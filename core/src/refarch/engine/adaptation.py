@@ -159,9 +159,16 @@ class Adaptation:
         for insertion in self.insertions:
             yield f"{insertion.spec.name}.{insertion.site.address}", insertion.function
 
-    def count(self, trainable: bool = True) -> int:
-        """Number of parameters: those that train, or all (with frozen factors)."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
+    def count(self, trainable: bool = True, head: bool = True) -> int:
+        """Number of parameters: those that train, or all (with frozen factors).
+
+        Args:
+            trainable: count only those that train.
+            head: count the head that trains along too; one that the technique selects itself always counts.
+        """
+        outside = tuple(f"base:{path}." for path in self._head_paths()) if self.train_head and not head else ()
+        chosen = (p for name, p in self.named_parameters() if not name.startswith(outside))
+        return sum(p.numel() for p in chosen if p.requires_grad or not trainable)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """The trainable parameters in groups for a torch optimizer, each with the learning rate that its spec asks for.

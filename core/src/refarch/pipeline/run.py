@@ -160,6 +160,7 @@ def _run(
     display.phase(f"loading {pipeline.backbone.name} and {pipeline.task.name}")
     with clock.phase("load"):
         parts = assemble(pipeline, registry=registry, pool=pool)
+    rows = _scored(parts)
     count = sum(adaptation.count() for adaptation in parts.adaptations)
     display.phase(
         f"training {count:,} parameters ({count / parts.total_parameters:.2%} of {parts.total_parameters:,}) on"
@@ -174,7 +175,6 @@ def _run(
     with clock.phase("train"), quiet():
         _train(trainer, checkpoint)
     display.stop()
-    rows = _scored(parts)
     display.phase(f"evaluating on {len(rows):,} {pipeline.score_on} examples")
     with clock.phase("evaluate"), quiet():
         trainer.callback.split = pipeline.score_on
@@ -311,7 +311,6 @@ def _record(
     spec, data = parts.task_spec, parts.data
     if spec.metric not in values:
         raise RunError(f"task {spec.name!r} promises the metric {spec.metric!r} but gave {', '.join(sorted(values))}")
-    modules = sum(p.numel() for a in parts.adaptations for p in a.tree.parameters() if p.requires_grad)
     return RunRecord(
         pipeline=parts.pipeline,
         score=values[spec.metric],
@@ -319,11 +318,11 @@ def _record(
         greater_is_better=spec.greater_is_better,
         formulation=parts.formulation.name,
         metrics={k: v for k, v in values.items() if k not in ("runtime", "samples_per_second", "steps_per_second")},
-        baselines=parts.task.baselines(),
+        baselines=parts.task.baselines() if parts.pipeline.score_on == "test" else {},
         seeds=parts.seeds,
         times=Times(**{name: clock.spent.get(name, 0.0) for name in Times.model_fields}),
         trainable_parameters=sum(adaptation.count() for adaptation in parts.adaptations),
-        module_parameters=modules,
+        module_parameters=sum(adaptation.count(head=False) for adaptation in parts.adaptations),
         total_parameters=parts.total_parameters,
         peak_memory_bytes=peak_memory(),
         saved_bytes=sum(file.stat().st_size for folder in saved for file in folder.iterdir()),

@@ -283,7 +283,7 @@ class RunCallback(TrainerCallback):
         values = {k.removeprefix("eval_"): float(v) for k, v in (metrics or {}).items() if k.startswith("eval_")}
         self._write(self.split, state, values)
         self.registry.manager.hook.refarch_evaluated(
-            folder=self.folder.path, step=state.global_step, split=self.split, metrics=values
+            folder=self.folder.path, step=state.global_step, total=state.max_steps, split=self.split, metrics=values
         )
         self._mark = time.perf_counter()
 

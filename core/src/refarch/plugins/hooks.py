@@ -64,12 +64,13 @@ def refarch_step(folder: Path, step: int, total: int, metrics: Mapping[str, floa
 
 
 @hookspec
-def refarch_evaluated(folder: Path, step: int, split: str, metrics: Mapping[str, float]) -> None:
+def refarch_evaluated(folder: Path, step: int, total: int, split: str, metrics: Mapping[str, float]) -> None:
     """Observer: the model was evaluated.
 
     Args:
         folder: the run's folder.
         step: optimizer steps taken.
+        total: optimizer steps in all.
         split: ``validation`` or ``test``.
         metrics: the task's metrics and the loss.
     """

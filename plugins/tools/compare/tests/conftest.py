@@ -58,3 +58,51 @@ def make_run(tmp_path):
         return path / "record.json"
 
     return make
+
+
+@pytest.fixture(scope="session")
+def little(tmp_path_factory):
+    """A folder with a tiny BERT, trained on nothing, and two tasks of 96 examples that it can learn."""
+    import random
+
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from refarch.testing.tokenizer import tiny_tokenizer
+
+    root = tmp_path_factory.mktemp("little")
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(root / "model")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+        config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=48, **shape)
+        BertForSequenceClassification(config).save_pretrained(root / "model")
+    chance = random.Random(0)
+    for name, (good, bad) in {"first": ("abcd", "wxyz"), "second": ("aeiou", "bcdfg")}.items():
+        lines = ["text,label"]
+        for i in range(96):
+            word = "".join(chance.choice(good if i % 2 else bad) for _ in range(5))
+            lines.append(f"{word} {''.join(chance.choice('klmn') for _ in range(4))},{'pos' if i % 2 else 'neg'}")
+        (root / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def study(little):
+    """A function that makes a study's plain data: one technique, one task, one seed, three steps, unless said."""
+
+    def make(*, tasks=("first",), **fields):
+        return {
+            "techniques": ["lora"],
+            "tasks": [
+                {"name": "text-classification", "label": name, "options": {"train": str(little / f"{name}.csv")}}
+                for name in tasks
+            ],
+            "backbones": [{"name": str(little / "model"), "label": "tiny"}],
+            "seeds": 1,
+            "training": {"max_steps": 3, "batch_size": 8, "threads": 1, "log_every": 1},
+            **fields,
+        }
+
+    return make

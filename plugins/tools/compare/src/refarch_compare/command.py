@@ -17,6 +17,11 @@ PARTS = {
         "refarch_compare.relate.command:command",
         "Which properties go with which results, and what cannot be said.",
     ),
+    "run": (
+        "refarch_compare.study.command:command",
+        "Run a study: techniques x tasks x backbones x seeds, or resume it.",
+    ),
+    "schema": ("refarch_compare.study.schema:command", "JSON Schema of a study's file."),
     "structure": ("refarch_compare.structure.command:command", "The typology side by side, distances, and a map."),
 }
 """Each command's import path and its line in ``--help`` (so that help imports none of them)."""

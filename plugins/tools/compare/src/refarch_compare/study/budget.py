@@ -1,0 +1,110 @@
+"""Which size gives a technique about so many trainable parameters: asked of the spec's size option by trying."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from refarch import TechniqueSpec
+from refarch.errors import SlotError, SpecError, UsageError
+
+_LARGEST = 2**20
+"""No size above it is tried."""
+_STEPS = 64
+"""So many sizes side by side are tried where only some fit: multiples of a number of heads, for example."""
+
+
+class BudgetError(UsageError):
+    """A technique cannot have about so many parameters; the message says the nearest that it can have."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The nearest that a technique comes to a budget.
+
+    Attributes:
+        parameters: trainable parameters of its modules.
+        option: the size option; None where the technique has none.
+        value: the size.
+    """
+
+    parameters: int
+    option: str | None = None
+    value: int | None = None
+
+    def off(self, budget: int) -> float:
+        """How far from the budget, as a share of it."""
+        return abs(self.parameters - budget) / budget
+
+
+def nearest(
+    spec: TechniqueSpec, options: Mapping[str, Any], count: Callable[[dict[str, Any]], int], budget: int
+) -> Solved:
+    """The size at which a technique has as near as possible ``budget`` trainable parameters.
+
+    Args:
+        spec: its size is the integer option that is marked so; without one there is nothing to choose.
+        options: all other choices; a size among them is only where the search begins.
+        count: trainable parameters with such choices; raises SpecError or SlotError for sizes that do not fit.
+        budget: trainable parameters.
+
+    Raises:
+        SpecError: the technique cannot be had with these options at any size that was tried.
+    """
+    option = next((option for option in spec.options if option.size and option.type == "integer"), None)
+    if option is None:
+        return Solved(count(dict(options)))
+    known: dict[int, int | None] = {}
+
+    def at(size: int) -> int | None:
+        if size not in known:
+            try:
+                known[size] = count({**options, option.name: size})
+            except (SpecError, SlotError):
+                known[size] = None
+        return known[size]
+
+    low, high = int(option.minimum or 1), int(option.maximum or _LARGEST)
+    _bracket(at, low, high, int(options.get(option.name) or option.default or low), budget)
+    _narrow(at, known, budget)
+    fitting = [(abs(parameters - budget), size, parameters) for size, parameters in known.items() if parameters]
+    if not fitting:
+        count(dict(options))  # says why
+        raise SpecError(f"technique {spec.name!r} fits at no size of {option.name!r} that was tried")
+    _, size, parameters = min(fitting)
+    return Solved(parameters, option.name, size)
+
+
+def _bracket(at: Callable[[int], int | None], low: int, high: int, begin: int, budget: int) -> None:
+    """From the smallest size that fits, double it until the counts lie on both sides of the budget or move away."""
+    size = _fitting(at, low, high) or _fitting(at, begin, high)
+    while size is not None:
+        following = _fitting(at, 2 * size, high)
+        here, there = at(size), at(following) if following is not None else None
+        if here is None or there is None or (here >= budget) != (there >= budget):
+            return
+        if abs(there - budget) > abs(here - budget):
+            return
+        size = following
+
+
+def _fitting(at: Callable[[int], int | None], start: int, high: int) -> int | None:
+    """The first size from ``start`` on that fits, if it is among the next few."""
+    sizes = range(start, min(high, start + _STEPS - 1) + 1)
+    return next((size for size in sizes if at(size) is not None), None)
+
+
+def _narrow(at: Callable[[int], int | None], known: dict[int, int | None], budget: int) -> None:
+    """Halve the gap between the sizes on both sides of the budget, stepping aside from sizes that do not fit."""
+    while budget not in known.values():
+        counted = sorted((size, parameters) for size, parameters in known.items() if parameters is not None)
+        pairs = itertools.pairwise(counted)
+        gap = next(((a, b) for (a, x), (b, y) in pairs if min(x, y) < budget < max(x, y)), None)
+        if gap is None:
+            return
+        between = [size for size in range(max(gap[0] + 1, sum(gap) // 2 - _STEPS), gap[1]) if size not in known]
+        nearest_first = sorted(between[: 2 * _STEPS], key=lambda size: (abs(size - sum(gap) // 2), size))
+        if all(at(size) is None for size in nearest_first[:_STEPS]):
+            return

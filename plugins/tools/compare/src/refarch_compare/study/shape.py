@@ -1,0 +1,81 @@
+"""A backbone without its weights, on which techniques are tried before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, PreTrainedModel
+
+from refarch import ConfiguredTechnique, Registry, attach
+from refarch.architecture import BackboneChoice
+from refarch.errors import UsageError
+from refarch.pipeline.resolve import locate, quiet
+
+
+def empty_model(
+    choice: BackboneChoice, auto_class: str, registry: Registry, arguments: Mapping[str, Any] | None = None
+) -> PreTrainedModel:
+    """The backbone on the meta device: shapes, no weights.
+
+    Args:
+        choice: which one.
+        auto_class: transformers' auto class, which decides the head.
+        registry: where names are looked up.
+        arguments: the task's, for the head: its number of labels, for example.
+
+    Raises:
+        UsageError: its configuration cannot be had, or there is no such model class for it.
+    """
+    source = locate(choice, registry)
+    common: dict[str, Any] = {"trust_remote_code": choice.trust_remote_code}
+    values = {**choice.config, **(arguments or {})}
+    try:
+        with quiet(), torch.device("meta"):
+            config = AutoConfig.from_pretrained(source, revision=choice.revision or "main", **common, **values)
+            model: PreTrainedModel = getattr(transformers, auto_class).from_config(config, **common)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the backbone {choice.name!r} cannot be had as {auto_class}: {str(error).splitlines()[0]}",
+            "give a local folder, a hub id that can be reached from here, or an installed model",
+        ) from error
+    return model
+
+
+class Shapes:
+    """Empty backbones, each made once, on which techniques are counted.
+
+    Args:
+        registry: where names are looked up.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self._models: dict[str, PreTrainedModel] = {}
+        self._counts: dict[str, int] = {}
+
+    def count(
+        self,
+        choice: BackboneChoice,
+        auto_class: str,
+        arguments: Mapping[str, Any],
+        technique: ConfiguredTechnique,
+        label: str,
+    ) -> int:
+        """Trainable parameters of a technique's modules on a backbone with a task's head, by attaching them.
+
+        Raises:
+            RefarchError: the backbone cannot be had, or the technique cannot be attached to it.
+        """
+        where = f"{choice.to_json(indent=None)} {auto_class} {json.dumps(arguments, sort_keys=True, default=repr)}"
+        key = f"{where} {technique.to_json(indent=None)}"
+        if key not in self._counts:
+            if where not in self._models:
+                self._models[where] = empty_model(choice, auto_class, self.registry, arguments)
+            adaptation = attach(self._models[where], technique, name=label, registry=self.registry)
+            self._counts[key] = adaptation.count()
+            adaptation.detach()
+        return self._counts[key]
