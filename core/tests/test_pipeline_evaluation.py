@@ -48,6 +48,22 @@ def test_likelihoods_are_those_of_the_plain_sum(family, auto_class, tokenizer):
         expected = -F.cross_entropy(logits, torch.tensor(continuation), reduction="sum")
         assert likelihood.total == pytest.approx(float(expected), abs=1e-4)
         assert likelihood.tokens == len(continuation)
+        assert likelihood.greedy == (logits.argmax(dim=-1).tolist() == continuation)
+
+
+@torch.no_grad()
+def test_the_likeliest_continuation_is_greedy_and_a_whole_window_can_be_read(tokenizer):
+    model = built("gpt2", "AutoModelForCausalLM", tokenizer)
+    context, length = prompts(tokenizer)[1], model.config.n_positions
+    own = model.generate(
+        torch.tensor([context]), max_length=length, min_length=length, do_sample=False, pad_token_id=0
+    )[0].tolist()
+    other = [*own[len(context) :], 7]  # all positions are read, and one more token is predicted
+    other[-1] = int(model(torch.tensor([own])).logits[0, -1].argmax())
+    changed = [*other[:3], (other[3] + 1) % len(tokenizer), *other[4:]]
+    found = log_likelihoods(model, [(context, other), (context, changed), (context, other[:1])], 3, pad=0)
+    assert [likelihood.greedy for likelihood in found] == [True, False, True]
+    assert [likelihood.tokens for likelihood in found] == [len(other), len(other), 1]
 
 
 def test_a_likelihood_needs_tokens(tokenizer):

@@ -145,6 +145,8 @@ class Likelihood(NamedTuple):
     total: float
     """The sum of its tokens' log-probabilities, in nats."""
     tokens: int
+    greedy: bool = False
+    """Whether each of its tokens is the likeliest in its place."""
 
 
 def log_likelihoods(
@@ -171,10 +173,11 @@ def log_likelihoods(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         if decoder:
-            ids, mask = padded([[*pairs[i][0], *pairs[i][1]] for i in chosen], pad, left=False)
-            labels, _ = padded([[-100] * len(pairs[i][0]) + list(pairs[i][1]) for i in chosen], -100, left=False)
-            logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, :-1]
-            labels = labels[:, 1:].to(model.device)  # b t
+            # the last token is not read: nothing is predicted from it
+            ids, mask = padded([[*pairs[i][0], *pairs[i][1]][:-1] for i in chosen], pad, left=False)
+            labels, _ = padded([[-100] * (len(pairs[i][0]) - 1) + list(pairs[i][1]) for i in chosen], -100, left=False)
+            labels = labels.to(model.device)  # b t
+            logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
         else:
             ids, mask = padded([list(pairs[i][0]) for i in chosen], pad, left=False)
             labels, _ = padded([list(pairs[i][1]) for i in chosen], -100, left=False)
@@ -184,9 +187,10 @@ def log_likelihoods(
             ).logits  # b t v
         counted = labels != -100
         own = logits.float().log_softmax(dim=-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # b t
-        sums = (own * counted).sum(dim=-1).tolist()
-        for row, total, tokens in zip(chosen, sums, counted.sum(dim=-1).tolist(), strict=True):
-            found[row] = Likelihood(float(total), int(tokens))
+        sums, counts = (own * counted).sum(dim=-1).tolist(), counted.sum(dim=-1).tolist()
+        greedy = ((logits.argmax(dim=-1) == labels) | ~counted).all(dim=-1).tolist()
+        for row, *values in zip(chosen, sums, counts, greedy, strict=True):
+            found[row] = Likelihood(*values)
     return found
 
 
