@@ -16,7 +16,7 @@ PLUGINS = sorted(path for path in (ROOT / "plugins").glob("*/*") if path.is_dir(
 KINDS = {"techniques": "technique", "backbones": "backbone", "tasks": "task", "tools": "command"}
 PARTS = ("architecture", "plugins", "engine", "pipeline", "testing", "cli")
 """The core's parts; imports run from right to left."""
-GENERIC = {"full", "adapter", "prefix", "prompt", "compare", "study"}
+GENERIC = {"full", "adapter", "prefix", "prompt", "compare", "evaluate", "study"}
 """Names of plugins that are words of the field too, so that finding one in the core says nothing."""
 LONGEST = 400
 
