@@ -16,6 +16,7 @@ from refarch.engine.adaptation import Adaptation, Source, adaptations, unused_na
 from refarch.engine.attached import RESERVED
 from refarch.engine.fingerprint import fingerprint
 from refarch.engine.function import fold
+from refarch.engine.quantised import refuse_without_gradients
 from refarch.engine.sites import Resolver
 from refarch.errors import CompositionError, SpecError, UsageError
 from refarch.plugins.registry import Registry, default_registry
@@ -62,6 +63,8 @@ def attach(
         UnknownNameError: no such technique, or no family for this model.
         SpecError: a misspelt option or a wrong value.
         SlotError: a slot is missing on this model. Nothing was changed.
+        CompositionError: the base is quantised in a way that lets no gradients through, or that cannot be read where
+            the technique reads weights. Nothing was changed.
     """
     if isinstance(technique, Sequence) and not isinstance(technique, str):
         if name is not None or options:
@@ -83,6 +86,7 @@ def attach(
     resolver = Resolver(model, family or _family(model, registry))
     label = _label(model, name, configured.name)
     plan = planning.build(resolver, configured, seed, dtype, _device(model))
+    _check_training(model, plan, trainable)
     return Adaptation(
         model, resolver, plan, name=label, seed=seed, source=source, train_head=train_head, trainable=trainable
     )
@@ -126,6 +130,7 @@ def load(
     base = present[0].base_fingerprint() if present else fingerprint(model, [place.path for place in resolver.head()])
     files.check_base(saved, base, any_base)
     plan = planning.build(resolver, configured, saved.seed, None, _device(model))
+    _check_training(model, plan, trainable)
     if saved.folded:
         for insertion in plan.insertions:
             fold(insertion.function)
@@ -174,6 +179,12 @@ def _family(model: PreTrainedModel, registry: Registry | None) -> FamilySpec:
             f"{type(model).__name__} is no transformers model", "load one with transformers' from_pretrained"
         )
     return (registry or default_registry()).family_for(str(kind))
+
+
+def _check_training(model: PreTrainedModel, plan: planning.Plan, trainable: bool) -> None:
+    """A head trains without gradients through what is below it; anything else needs them."""
+    if trainable and any(site.ref.slot.kind != "head" for _, site in plan.sites):
+        refuse_without_gradients(model)
 
 
 def _label(model: PreTrainedModel, name: str | None, default: str) -> str:

@@ -68,8 +68,8 @@ class AttendingBound(Bound):
         """Keep what the base's attention sees until the sublayer ends."""
         self.seen = Seen(tokens, mask)
 
-    def merge_reason(self, in_memory: bool = True) -> str:
-        """Why it does not merge."""
+    def algebra_reason(self) -> str:
+        """Why it is no weight."""
         return "what its tokens find in each other depends on the input, and is no weight (functional form: attention)"
 
     def _contribution(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from refarch.architecture.base import Spec
 from refarch.engine import selection
+from refarch.engine.quantised import full_shape, quantised, stored
 
 _SAMPLES = 16
 
@@ -18,8 +20,9 @@ _SAMPLES = 16
 class Fingerprint(Spec):
     """A base model's identity.
 
-    ``structure`` covers names and shapes of the backbone's parameters; ``content`` covers sampled values too. The head
-    is left out, because it may be new.
+    ``structure`` covers names and shapes of the backbone's parameters, quantised ones as they would be without;
+    ``content`` covers sampled values too. The head is left out, because it may be new. ``dtype`` is what the values are
+    stored in: only where that is the same, two bases' values can be compared.
     """
 
     model_class: str
@@ -54,23 +57,31 @@ def originals(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 def fingerprint(model: PreTrainedModel, head: Sequence[str] = ()) -> Fingerprint:
     """The fingerprint of a model's backbone, with the head at the paths ``head`` and whatever is attached left out."""
     structure, content = hashlib.sha256(), hashlib.sha256()
-    count, dtype = 0, "?"
+    count, dtype, kinds = 0, "?", set()
+    special = {f"{path}.weight": module for path, module in model.base_model.named_modules() if quantised(module)}
     outside = tuple(f"{path}." for path in head) if model.base_model is model else ()
     for name, parameter in sorted(originals(model).items()):
         if name.startswith(outside):
             continue
-        structure.update(f"{name}{tuple(parameter.shape)}".encode())
-        count, dtype = count + parameter.numel(), str(parameter.dtype).removeprefix("torch.")
+        module = special.get(name)
+        shape = tuple(parameter.shape) if module is None else full_shape(module)
+        structure.update(f"{name}{shape}".encode())
+        count += math.prod(shape)
+        if module is None:
+            dtype = str(parameter.dtype).removeprefix("torch.")
+        else:
+            kinds.add(quantised(module))
         if parameter.device.type != "meta":
-            flat = parameter.detach().reshape(-1)
-            step = max(1, flat.numel() // _SAMPLES)
-            content.update(flat[::step][:_SAMPLES].to(torch.float64).cpu().numpy().tobytes())
+            for tensor in [parameter] if module is None else stored(module):
+                flat = tensor.detach().reshape(-1)
+                step = max(1, flat.numel() // _SAMPLES)
+                content.update(flat[::step][:_SAMPLES].to(torch.float64).cpu().numpy().tobytes())
     return Fingerprint(
         model_class=type(model).__name__,
         model_type=str(model.config.model_type),
         name_or_path=str(getattr(model.config, "_name_or_path", "") or ""),
         parameters=count,
-        dtype=dtype,
+        dtype=" ".join([dtype, *sorted(kinds)]),
         structure=structure.hexdigest()[:32],
         content=content.hexdigest()[:32],
     )

@@ -30,7 +30,7 @@ from refarch.engine.dispatch import Dispatcher, Inner
 from refarch.engine.function import Function, LowRank
 from refarch.engine.fused import autocasts, can_fuse
 from refarch.engine.gate import GateModule
-from refarch.engine.linear import plain_reason, put_part, read_weight, take_part
+from refarch.engine.linear import matrix, plain_reason, put_part, take_part
 from refarch.engine.routing import own_functions
 from refarch.engine.sites import Site
 from refarch.errors import CompositionError
@@ -206,7 +206,7 @@ class Bound:
             CompositionError: something inside is no linear map of what the layer reads.
         """
         module = self.site.end.module
-        weight, bias = read_weight(module), getattr(module, "bias", None)
+        weight, bias = matrix(module), getattr(module, "bias", None)
         for binding in self._inner():
             weight, bias = binding.merged(weight, bias)
         return weight, bias
@@ -217,7 +217,7 @@ class Bound:
         Raises:
             CompositionError: the algebra does not allow it; the reason is given.
         """
-        reason = self.merge_reason()
+        reason = self.algebra_reason()
         if reason:
             raise CompositionError(f"{self.site.address}: cannot merge: {reason}")
         if self.spec.integration == "rescaling" and self.site.ref.side == "input":
@@ -247,11 +247,15 @@ class Bound:
         return keep * weight + delta @ weight, None if bias is None else keep * bias + delta @ bias
 
     def merge_reason(self, in_memory: bool = True) -> str:
-        """Why this binding's map is no weight of the layer; empty if it is.
+        """Why this binding does not merge into the layer's weight; empty if it does.
 
         Args:
             in_memory: whether a weight that is not in memory counts as a reason.
         """
+        return self.algebra_reason() or plain_reason(self.site.end.module, in_memory)
+
+    def algebra_reason(self) -> str:
+        """Why this binding's map is no weight of the layer; empty if it is, whether or not one can write that."""
         spec, site = self.spec, self.site
         if site.ref.slot.kind != "linear":
             return f"slot {str(site.ref)!r} is of kind {site.ref.slot.kind}, not a linear map"
@@ -269,7 +273,7 @@ class Bound:
             return f"its experts are mixed by the input (routing: {spec.routing})"
         if spec.inter == "dynamic":
             return "inter-connectivity is dynamic: the map depends on the input"
-        return plain_reason(site.end.module, in_memory)
+        return ""
 
     def writes(self) -> tuple[str, ...]:
         """Which of the layer's parameters merging changes."""

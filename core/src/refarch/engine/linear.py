@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from refarch.architecture.family import Part
+from refarch.engine.quantised import dequantised, quantised, readable
 from refarch.errors import CompositionError, SlotError
 
 
@@ -41,16 +42,14 @@ def plain_reason(module: nn.Module, in_memory: bool = True) -> str:
         return f"its weight is computed from other parameters ({type(module).__name__})"
     if weight.is_meta and in_memory:
         return "its weight is not in memory (it is offloaded, or on the meta device)"
-    if not weight.dtype.is_floating_point or weight.element_size() < 2:
-        return f"its weight is quantised ({weight.dtype})"
+    if quantised(module):
+        return f"its weight is quantised ({quantised(module)}, not a plain tensor)"
     if type(weight) not in (nn.Parameter, Tensor) and type(weight.data) is not Tensor:
         return f"its weight is a {type(weight.data).__name__}, not a plain tensor"
     if not isinstance(module, (nn.Linear, Conv1D)) or "quant" in type(module).__module__:
         return f"{type(module).__name__} is not a plain linear layer"
     if type(module).forward not in (nn.Linear.forward, Conv1D.forward):
         return f"{type(module).__name__} computes something else than its weight says"
-    if type(module).__module__.split(".")[0] in ("bitsandbytes", "torchao"):
-        return f"{type(module).__name__} is quantised"
     return ""
 
 
@@ -80,6 +79,27 @@ def _pieces(tensor: Tensor, part: Part, dim: int) -> tuple[Tensor, ...]:
 def part_rows(d_out: int, part: Part | None) -> Tensor:
     """The index of the rows of a [d_out, d_in] weight, or of the features of an output, that a part owns."""
     return take_part(torch.arange(d_out), part)
+
+
+def unreadable_reason(module: nn.Module, in_memory: bool = True) -> str:
+    """Why what the layer computes cannot be read as a matrix; empty if it can, from a quantised weight as a copy."""
+    reason = plain_reason(module, in_memory)
+    return "" if reason and quantised(module) and readable(module) and not module.weight.is_meta else reason  # type: ignore[union-attr]
+
+
+def matrix(module: nn.Module) -> Tensor:
+    """The layer's weight as [d_out, d_in], to read: a view of a plain one, a copy of a quantised one.
+
+    Raises:
+        CompositionError: there is no such matrix.
+    """
+    reason = unreadable_reason(module)
+    if reason:
+        raise CompositionError(
+            f"the base weight cannot be read as a matrix: {reason}",
+            "load the base with plain weights, or choose a technique that does not read them",
+        )
+    return dequantised(module) if quantised(module) else read_weight(module)
 
 
 def read_weight(module: nn.Module) -> Tensor:

@@ -11,6 +11,7 @@ from refarch.engine import selection
 from refarch.engine.dispatch import Dispatcher
 from refarch.engine.integrate import Bound, Carrier
 from refarch.engine.linear import read_weight, write_weight
+from refarch.engine.quantised import quantised
 from refarch.errors import CompositionError
 
 if TYPE_CHECKING:
@@ -96,6 +97,18 @@ def _tied(model: nn.Module) -> dict[int, str]:
     return {key: " and ".join(names) for key, names in places.items() if len(names) > 1}
 
 
+def _instead(adaptation: Adaptation) -> str:
+    """What is safe in place of merging."""
+    keep = "keep it attached: the model computes the same with it, at the cost of the extra operations"
+    blocked = [binding for binding in adaptation.bound if binding.merge_reason()]
+    if not all(isinstance(b, Bound) and not b.algebra_reason() and quantised(b.site.end.module) for b in blocked):
+        return keep
+    return keep + (
+        "; or load the base without quantisation, refarch.load the saved adaptation onto that, and merge there (the"
+        " merged model then computes without the quantisation's error, in which the adaptation was trained)"
+    )
+
+
 @torch.no_grad()
 def merge(adaptation: Adaptation) -> None:
     """See :meth:`Adaptation.merge`."""
@@ -104,7 +117,7 @@ def merge(adaptation: Adaptation) -> None:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CompositionError(
             f"adaptation {adaptation.name!r} does not merge: " + "; ".join(problems[:3]) + more,
-            "keep it attached: the model computes the same with it, at the cost of the extra operations",
+            _instead(adaptation),
         )
     adaptation.base_fingerprint()  # of the base as it is before
     by_module: dict[nn.Module, list[Bound]] = {}

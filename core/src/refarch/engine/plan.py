@@ -16,7 +16,7 @@ from refarch.engine.dispatch import Dispatcher
 from refarch.engine.function import Function, SlotShape
 from refarch.engine.gate import GateModule
 from refarch.engine.integrate import Bound
-from refarch.engine.linear import read_weight, take_part, widths
+from refarch.engine.linear import matrix, take_part, unreadable_reason, widths
 from refarch.engine.routing import mixture, own_functions, own_parameters
 from refarch.engine.schedule import Schedule
 from refarch.engine.sites import Resolver, Site
@@ -80,6 +80,7 @@ def build(
                 new = functools.partial(_build, function_class, shape, technique, spec, shape.slot)
                 function: Function = new() if router is None else mixture(spec, router, shape.d_in, new)
                 gate = GateModule(spec.gate, _gate_width(spec, site, shape)) if spec.gate else None
+                _check_reading(spec, site, function)
                 _place(function, gate, spec, dtype, device)
                 _share(spec, site, function, shared)  # after placing, which may make new parameters
                 insertions.append(Insertion(spec, site, function, gate))
@@ -116,9 +117,9 @@ def _weight_so_far(site: Site) -> Tensor:
     """The weight of the map that the adaptations before have made of the layer; the base's own if that map is none."""
     dispatcher = Dispatcher.of(site.end.module)
     before = [b for b in dispatcher.bindings if b.enabled and isinstance(b, Bound)] if dispatcher else []
-    if not before or any(binding.merge_reason() for binding in before):
+    if not before or unreadable_reason(site.end.module) or any(binding.algebra_reason() for binding in before):
         return site.shape.weight()
-    weight, bias = read_weight(site.end.module), getattr(site.end.module, "bias", None)
+    weight, bias = matrix(site.end.module), getattr(site.end.module, "bias", None)
     for binding in before:
         weight, bias = binding.merged(weight, bias)
     return take_part(weight, site.end.part, 0).to(torch.float32, copy=True)
@@ -154,6 +155,19 @@ def _check(spec: ModuleSpec, site: Site) -> None:
         )
     if spec.form == "linear" and site.ref.slot.kind == "norm" and spec.insertion == "parallel":
         raise SlotError(f"{site.address}: nothing linear stands beside a norm", "insert sequentially, or select it")
+
+
+def _check_reading(spec: ModuleSpec, site: Site, function: Function) -> None:
+    """A transformation that cannot be computed on activations reads the weight in every forward pass."""
+    on_activations = function.on_input is not None or function.on_output is not None
+    if spec.integration != "transformation" or (on_activations and site.end.part is None):
+        return
+    reason = unreadable_reason(site.end.module, in_memory=False)
+    if reason:
+        raise SlotError(
+            f"{site.address}: the base weight, which is transformed there, cannot be read as a matrix: {reason}",
+            "load the base with plain weights, or choose a technique that does not read them",
+        )
 
 
 def _gate_width(spec: ModuleSpec, site: Site, shape: SlotShape) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from refarch.architecture import ModuleSpec
+from refarch.engine.quantised import quantised_as
 from refarch.engine.sites import Site
 from refarch.errors import SlotError
 
@@ -73,6 +74,7 @@ def select(owner: Adaptation, spec: ModuleSpec, sites: list[Site]) -> dict[str, 
             name = names.get(id(parameter))
             if name is not None and ("*" in spec.parameters or name.rpartition(".")[2] in spec.parameters):
                 found[name] = parameter
+    _check_values(spec, found)
     if not found:
         places = ", ".join(site.address for site in sites[:6])
         raise SlotError(
@@ -87,6 +89,20 @@ def select(owner: Adaptation, spec: ModuleSpec, sites: list[Site]) -> dict[str, 
             "choose another technique for this backbone",
         )
     return found
+
+
+def _check_values(spec: ModuleSpec, found: dict[str, nn.Parameter]) -> None:
+    """Quantised values stand at steps that no gradient step reaches."""
+    kinds = {path: quantised_as(parameter) for path, parameter in found.items()}
+    kinds = {path: kind for path, kind in kinds.items() if kind}
+    if kinds:
+        path = next(iter(kinds))
+        raise SlotError(
+            f"module {spec.name!r} selects {path}, which is quantised ({kinds[path]}) and cannot be trained"
+            + (f", and {len(kinds) - 1} more such parameters" if len(kinds) > 1 else ""),
+            "leave what shall train out of the quantisation (modules_to_not_convert of its configuration; in"
+            " bitsandbytes' llm_int8_skip_modules), or attach a technique that adds parameters",
+        )
 
 
 def _check_parts(spec: ModuleSpec, sites: list[Site]) -> None:

@@ -13,7 +13,8 @@ from refarch.architecture import FamilySpec, Layers, SlotRef, StackTable, parse_
 from refarch.architecture.family import Part, parse_head
 from refarch.architecture.slots import SLOTS
 from refarch.engine.function import SlotShape
-from refarch.engine.linear import read_weight, take_part, widths
+from refarch.engine.linear import matrix, take_part, widths
+from refarch.engine.quantised import dequantised, quantised
 from refarch.errors import SlotError, nearest
 
 
@@ -320,7 +321,7 @@ class Resolver:
             table = place.module if isinstance(place.module, nn.Embedding) else None
             if getattr(place.module.weight, "is_meta", False):  # an initialisation from zeros has the right shapes
                 return torch.zeros(*((table.num_embeddings, table.embedding_dim) if table else reversed(width)))
-            own = table.weight if table else read_weight(place.module)
+            own = matrix(place.module) if table is None else dequantised(table) if quantised(table) else table.weight
             rows = take_part(own, place.part, 0).detach()
             return rows.to(torch.float32, copy=True)  # what a function does with a copy does not reach the base
 

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refarch.architecture import Formulation, PipelineSpec, TaskSpec
 from refarch.engine import adaptations
+from refarch.engine.quantised import inner_tensors
 from refarch.pipeline.resolve import backbone_kind, load_backbone, seeds
 from refarch.pipeline.task import Data, Task
 from refarch.plugins import Registry, resolve
@@ -220,5 +221,8 @@ def _settings(model: PreTrainedModel) -> str:
 
 
 def _checksum(tensor: Tensor) -> int:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return zlib.crc32(flat.view(torch.uint8).numpy().data)
+    found = 0
+    for inner in inner_tensors(tensor):
+        flat = inner.detach().cpu().contiguous().reshape(-1)
+        found = zlib.crc32(flat.view(torch.uint8).numpy().data, found)
+    return found

@@ -4,6 +4,7 @@ repeats, a stop at a loss that is not finite, metrics on file and progress on sc
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sized
@@ -54,6 +55,20 @@ class EpochSampler(Sampler[int]):
             yield from get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
 
 
+@contextlib.contextmanager
+def _as_adapted(model: PreTrainedModel) -> Iterator[None]:
+    """Trainer refuses a quantised model unless transformers' own peft integration has marked it as adapted."""
+    mark, own = "_hf_peft_config_loaded", vars(model)
+    marks = getattr(model, "is_quantized", False) and adaptations(model) and mark not in own
+    if marks:
+        own[mark] = True
+    try:
+        yield
+    finally:
+        if marks:
+            del own[mark]
+
+
 Score = Callable[[PreTrainedModel, Any, int], dict[str, float]]
 
 
@@ -68,7 +83,8 @@ class AdaptationTrainer(Trainer):
     """
 
     def __init__(self, *, data_seed: int, grouped: bool, score: Score | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        with _as_adapted(kwargs["model"]):
+            super().__init__(**kwargs)
         self.data_seed, self.grouped, self.score = data_seed, grouped, score
         self.order: EpochSampler | None = None
         self.add_callback(ScheduleCallback(self))
