@@ -9,8 +9,8 @@ import pytest
 from refarch import PipelineSpec, RunRecord
 
 
-@pytest.fixture
-def make_run(tmp_path):
+@pytest.fixture(scope="session")
+def make_run():
     """A function that writes a finished run's folder and returns the path of its record."""
 
     def make(

@@ -17,6 +17,10 @@ PARTS = {
         "refarch_compare.relate.command:command",
         "Which properties go with which results, and what cannot be said.",
     ),
+    "report": (
+        "refarch_compare.report.command:command",
+        "One HTML file with tables, plots and statistics; Markdown and CSV.",
+    ),
     "run": (
         "refarch_compare.study.command:command",
         "Run a study: techniques x tasks x backbones x seeds, or resume it.",
@@ -36,6 +40,7 @@ Examples:
   refarch compare structure lora ia3 prefix-tuning
   refarch compare structure adapter:houlsby adapter:pfeiffer --json
   refarch compare evidence runs/ --where "technique = 'lora'" --sort "score desc"
+  refarch compare report runs/ --out report.html
 """
 
 

@@ -1,0 +1,1 @@
+"""The report: evidence as tables, plots and statistics in one HTML file that works offline; Markdown and CSV."""
