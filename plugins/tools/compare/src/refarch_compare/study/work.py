@@ -18,7 +18,8 @@ from refarch import PipelineSpec, Pool, Registry, RunRecord
 from refarch import run as run_pipeline
 from refarch.errors import BusyError, SaveError, UsageError
 from refarch.files import write_text
-from refarch_compare.study.estimate import Key, Timed, duration
+from refarch_compare.study.clock import Clock, key_of
+from refarch_compare.study.estimate import Key, duration
 from refarch_compare.study.folder import Failure, StudyFolder
 from refarch_compare.study.plan import Cell, Plan
 from refarch_compare.study.progress import Display
@@ -86,7 +87,7 @@ class Worker:
         record = self.folder.record(cell)
         if record is not None:
             times = record.times
-            self.clock.cells.add(_key(cell), times.load + times.train + times.evaluate)
+            self.clock.cells.add(key_of(cell), times.load + times.train + times.evaluate)
         elif self.folder.failure(cell) is None:
             return True
         self.known.add(cell.id)
@@ -116,7 +117,7 @@ class Worker:
         self.display.begin(f"{cell.technique} · {cell.task} · {cell.backbone} · seed {cell.seed}")
         began = time.perf_counter()
         try:
-            record = self._piped(pipeline, self.folder.run(cell), None, _key(cell))
+            record = self._piped(pipeline, self.folder.run(cell), None, key_of(cell))
         except (SaveError, BusyError):
             raise
         except Exception as error:  # a broken plugin must not cost the other cells
@@ -126,7 +127,7 @@ class Worker:
             self.display.end()
         took = time.perf_counter() - began
         if not record.resumed:
-            self.clock.cells.add(_key(cell), took)
+            self.clock.cells.add(key_of(cell), took)
             self.known.add(cell.id)
         self._ended(f"finished {cell.id}: {record.metric} {record.score:.4f} in {duration(took)}")
 
@@ -170,7 +171,7 @@ class Worker:
         task = self.registry.task(cell.pipeline.task.name)
 
         def tell(trial: Trial) -> None:
-            self.clock.trials.add(_key(cell), trial.seconds)
+            self.clock.trials.add(key_of(cell), trial.seconds)
             self._rest(searching=True)
             value = f"{task.metric} {trial.value:.4f}" if trial.value is not None else trial.reason
             self.display.say(
@@ -181,7 +182,7 @@ class Worker:
         def run(pipeline: PipelineSpec, folder: Path, judge: Judge | None) -> RunRecord:
             self.display.begin(f"search {cell.group}")
             try:
-                return self._piped(pipeline, folder, judge, _key(cell))
+                return self._piped(pipeline, folder, judge, key_of(cell))
             finally:
                 self.display.end()
 
@@ -200,69 +201,6 @@ class Worker:
                 return failure
 
 
-class Clock:
-    """How long the rest of a study will take.
-
-    Args:
-        plan: the cells.
-        folder: the study's.
-    """
-
-    def __init__(self, plan: Plan, folder: StudyFolder) -> None:
-        self.plan, self.folder = plan, folder
-        self.cells, self.trials = Timed(), Timed()
-        self.rest: list[Cell] = []
-        self.to_try: list[Key] = []
-        self.workers = 1
-        self.running: Key | None = None
-        self.trying = False
-        self.began = 0.0
-
-    def look(self, rest: list[Cell], searching: bool) -> None:
-        """Take note of what is to come, and of how many processes work on it.
-
-        Args:
-            rest: the cells to come.
-            searching: whether this process holds a search among what is claimed.
-        """
-        self.rest, self.to_try = rest, self._trials(rest)
-        searches = {f"search-{cell.group}" for cell in rest} if self.to_try else set()
-        claimed = sum(self.folder.claimed(name) for name in (*searches, *(cell.id for cell in rest)))
-        self.workers = max(1, claimed + (not searching))
-
-    def start(self, key: Key, trial: bool) -> None:
-        """A cell or a trial begins in this process."""
-        self.running, self.trying, self.began = key, trial, time.perf_counter()
-
-    def stop(self) -> None:
-        """It has ended."""
-        self.running = None
-
-    def note(self) -> str:
-        """The time left in words; nothing at the end."""
-        if not self.rest:
-            return ""
-        spent = time.perf_counter() - self.began
-        in_cell, in_trial = (self.running if self.trying == trial else None for trial in (False, True))
-        cells = self.cells.left(map(_key, self.rest), self.workers, in_cell, spent)
-        if not self.to_try:
-            return str(cells) if cells else "time left: unknown until a cell has ended"
-        trials = self.trials.left(self.to_try, self.workers, in_trial, spent)
-        if cells is None or trials is None:
-            return f"{len(self.to_try)} trials to come; time left: unknown until a cell and a trial have ended"
-        return f"{cells + trials}, {len(self.to_try)} trials among it"
-
-    def _trials(self, rest: list[Cell]) -> list[Key]:
-        spec = self.plan.study.search
-        groups = {cell.group: cell for cell in rest} if spec else {}
-        keys: list[Key] = []
-        for group, cell in groups.items():
-            path = self.folder.search(group)
-            if spec and not (path / "result.json").is_file():
-                keys += [_key(cell)] * (spec.trials - sum(1 for _ in path.glob("trial-*/trial.json")))
-        return keys
-
-
 @contextlib.contextmanager
 def _settled() -> Iterator[None]:
     """Let the garbage collector pass over what is there already: libraries, a million objects that stay.
@@ -275,10 +213,6 @@ def _settled() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def _key(cell: Cell) -> Key:
-    return cell.technique, cell.task, cell.backbone
 
 
 def forgive(plan: Plan, folder: StudyFolder) -> None:
