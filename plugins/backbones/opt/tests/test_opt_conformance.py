@@ -1,11 +1,13 @@
 """The opt table against the conformance kit, on both variants of the architecture."""
 
 import pytest
+import torch
 from refarch_opt import OPT
 
 import refarch
 from refarch import Gate
 from refarch.testing import BackboneConformance
+from refarch.testing.case import randomise
 from refarch.testing.models import all_tiny, outputs
 from refarch.testing.probes import ADAPTER
 
@@ -26,15 +28,17 @@ class TestOPT350M(BackboneConformance):
     )
 
 
-@pytest.mark.parametrize(("by", "works"), [("token", True), ("example", False)])
-def test_a_gate_by_example_needs_a_batch_axis(by: str, works: bool) -> None:
-    """OPT's feed-forward layers get the tokens of all examples in one row, of which there is no mean per example."""
+@pytest.mark.parametrize("by", ["token", "example"])
+def test_a_gate_tells_apart_the_examples_whose_tokens_are_in_one_row(by: str) -> None:
+    """OPT's feed-forward layers get the tokens of all examples in one row: neither padding nor neighbours may count."""
     tiny = all_tiny(["opt"])[0]
     model = tiny.model()
     module = ADAPTER.modules[0].model_copy(update={"integration": "gated addition", "gate": Gate(by=by)})
-    refarch.attach(model, ADAPTER.model_copy(update={"modules": (module,)}), slots=["ffn.down"])
-    if works:
-        outputs(model, tiny.batch(model))
-        return
-    with pytest.raises(refarch.RefarchError, match="a batch axis"):
-        outputs(model, tiny.batch(model))
+    adaptation = refarch.attach(model, ADAPTER.model_copy(update={"modules": (module,)}), slots=["ffn.down"])
+    randomise(adaptation)
+    lengths = (4, 7)
+    batch = tiny.batch(model, lengths)
+    together = outputs(model, batch)
+    for row, length in enumerate(lengths):
+        alone = outputs(model, {name: x[row : row + 1, -length:] for name, x in batch.items()})
+        torch.testing.assert_close(tiny.real(together, lengths, row), alone[0], atol=1e-5, rtol=1e-5)

@@ -49,14 +49,22 @@ def test_the_proposal_passes_the_kit(kind):
     assert sum(item.outcome == "passed" for item in report.results) >= 12
 
 
+def _attention(proposal, *parts):
+    return [proposal.family.stacks[0].slots[f"attention.{part}"] for part in parts]
+
+
 def test_attention_that_is_written_out_is_told_apart_by_how_it_mixes_tokens():
-    proposal = propose(AutoConfig.for_model("gptj"))
-    slots = proposal.family.stacks[0].slots
-    parts = ("query", "key", "value", "output")
-    assert [slots[f"attention.{part}"] for part in parts] == [f"attn.{n}_proj" for n in ("q", "k", "v", "out")]
-    why = {finding.slot: finding.reason for finding in proposal.unresolved}
-    assert set(why) == {"attention.key_value", "ffn.norm"}
+    proposal = propose(AutoConfig.for_model("gpt_neo"))
+    names = [f"attn.attention.{name}_proj" for name in ("q", "k", "v", "out")]
+    assert _attention(proposal, "query", "key", "value", "output") == names
+    assert {finding.slot for finding in proposal.unresolved} == {"attention.key_value"}
     assert "attention is written out" in proposal.family.stacks[0].unreachable["attention.key_value"]
+
+
+def test_a_norm_that_feeds_both_sublayers_is_given_to_one_and_said():
+    proposal = propose(AutoConfig.for_model("gptj"))
+    assert _attention(proposal, "query", "key", "value", "output") == [f"attn.{n}_proj" for n in ("q", "k", "v", "out")]
+    why = {finding.slot: finding.reason for finding in proposal.unresolved}
     assert "ln_1 feeds it too" in why["ffn.norm"]
     assert proposal.parallel == {"decoder"}
 

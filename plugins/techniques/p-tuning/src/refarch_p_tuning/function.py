@@ -43,8 +43,13 @@ class EncodedPrompt(Function):
         if self.tokens is not None:
             return self.tokens
         assert self.table is not None and self.mlp is not None
-        states = self.table if self.lstm is None else self.lstm(self.table)[0]  # l d or l 2h
-        return self.mlp(states)
+        return self.mlp(self.table if self.lstm is None else self._states(self.lstm, self.table))
+
+    @staticmethod
+    def _states(lstm: nn.LSTM, table: Tensor) -> Tensor:
+        """[l, d] -> [l, 2h], in the parameters' own precision: not every processor has an LSTM in autocast's."""
+        with torch.autocast(table.device.type, enabled=False):
+            return lstm(table)[0]
 
     @torch.no_grad()
     def fold(self) -> None:
