@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -32,14 +32,24 @@ class Check(NamedTuple, Generic[C]):
     summary: str
     once: bool
     """Whether it is about the plugin alone, not about one model."""
+    any_head: bool = False
+    """Whether a model's head makes no difference, so that one head of each family shows it."""
+
+    def on(self, cases: Sequence[C]) -> Sequence[C]:
+        """Those of the cases on which it tells something new; the first of each family where the head is all one."""
+        if self.once:
+            return cases[:1]
+        if not self.any_head:
+            return cases
+        return list({case.tiny.family.name: case for case in reversed(cases)}.values())[::-1]  # type: ignore[attr-defined]
 
 
-def collect(*functions: Callable[[C], None], once: bool = False) -> dict[str, Check[C]]:
+def collect(*functions: Callable[[C], None], once: bool = False, any_head: bool = False) -> dict[str, Check[C]]:
     """Checks by name, in this order; a check's summary is the first sentence of its docstring."""
     checks = {}
     for function in functions:
         summary = " ".join((function.__doc__ or function.__name__).strip().partition("\n\n")[0].split())
-        checks[function.__name__] = Check(function.__name__, function, summary, once)
+        checks[function.__name__] = Check(function.__name__, function, summary, once, any_head)
     return checks
 
 

@@ -59,10 +59,10 @@ class Conformance:
             cls._cases = cls.cases()  # type: ignore[attr-defined]
         cases: list[Any] = cls.__dict__["_cases"]
         check = cls.checks.get(metafunc.function.__name__.removeprefix("test_"))
-        if check is not None and check.once:
-            metafunc.parametrize("case", cases[:1], ids=["plugin"])
-        else:
-            metafunc.parametrize("case", cases, ids=[case.label for case in cases])
+        if check is not None:
+            cases = list(check.on(cases))
+        once = check is not None and check.once
+        metafunc.parametrize("case", cases, ids=["plugin"] if once else [case.label for case in cases])
 
 
 def _method(check: Check[Any]) -> Callable[[Conformance, Any], None]:

@@ -172,7 +172,7 @@ def _results(
             raise UsageError(f"there is no check {name!r} to exempt from", did_you_mean(name, checks))
         if not reason.strip():
             raise UsageError(f"{name!r} is exempted without a reason", "say why it need not hold")
-    pairs = [(check, case) for check in checks.values() for case in (on[:1] if check.once else on)]
+    pairs = [(check, case) for check in checks.values() for case in check.on(on)]
     results: list[Result] = []
     for check, case in pairs:
         results.append(_result(check, case, how, exempt.get(check.name)))

@@ -131,10 +131,8 @@ def _is_frozen(adaptation: Adaptation, parameter: torch.nn.Parameter) -> bool:
     )
 
 
-CHECKS = collect(
-    delta_matches_forward,
-    merge_equals_attached,
-    unmerge_restores_bit_exactly,
-    commit_leaves_a_plain_model,
-    unmergeable_is_refused,
-)
+CHECKS = {
+    **collect(delta_matches_forward, any_head=True),
+    **collect(merge_equals_attached),
+    **collect(unmerge_restores_bit_exactly, commit_leaves_a_plain_model, unmergeable_is_refused, any_head=True),
+}

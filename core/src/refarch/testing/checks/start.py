@@ -171,4 +171,9 @@ def _shapes(adaptation: Adaptation) -> dict[str, tuple[int, ...]]:
 
 
 ONCE = collect(light_import, spec_is_plain_data, applies_somewhere, once=True)
-CHECKS = collect(identity_at_start, seed_determines_values, seeds_differ, predicted_count, unsupported_slot_refused)
+CHECKS = {
+    **collect(identity_at_start),
+    **collect(seed_determines_values, seeds_differ, any_head=True),
+    **collect(predicted_count),
+    **collect(unsupported_slot_refused, any_head=True),
+}
