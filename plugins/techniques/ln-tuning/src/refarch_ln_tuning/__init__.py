@@ -33,6 +33,7 @@ SPEC = TechniqueSpec(
             parameters=("*",),
         ),
     ),
+    training={"learning_rate": 3e-3},
 )
 
 
