@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from refarch.architecture import FamilySpec
@@ -46,7 +47,7 @@ class Tiny(NamedTuple):
 
     def model(self) -> PreTrainedModel:
         """A fresh copy in evaluation mode; equal at every call."""
-        return copy.deepcopy(_built(self.family.to_json(), self.auto_class))
+        return cast(PreTrainedModel, _copy(_built(self.family.to_json(), self.auto_class), {}))
 
     def meta(self) -> PreTrainedModel:
         """The same model without storage."""
@@ -164,6 +165,26 @@ def all_with_head(auto_class: str, registry: Registry | None = None) -> list[Tin
     heads = getattr(transformers, auto_class)._model_mapping
     families = (registry or default_registry()).families()
     return [Tiny(family, auto_class) for family in families if type(Tiny(family, auto_class).config()) in heads]
+
+
+def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    return memo[id(module)] if id(module) in memo else _copy(module, memo)
+
+
+def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """What ``copy.deepcopy`` gives, several times faster: most of a module's attributes are empty or plain."""
+    made: nn.Module = module.__new__(type(module))
+    memo[id(module)] = made
+    for name, value in vars(module).items():
+        if name == "_modules":
+            made.__dict__[name] = {key: None if child is None else _copied(child, memo) for key, child in value.items()}
+        elif value is None or type(value) in (bool, int, float, str):
+            made.__dict__[name] = value
+        elif type(value) in (dict, OrderedDict, set, list) and not value:
+            made.__dict__[name] = type(value)()
+        else:
+            made.__dict__[name] = copy.deepcopy(value, memo)
+    return made
 
 
 @functools.lru_cache(maxsize=64)

@@ -25,6 +25,7 @@ class TestCompacter(TechniqueConformance):
 class TestCompacterPlusPlus(TechniqueConformance):
     technique = "compacter"
     options = {"preset": "plusplus", "bottleneck": 6, "kronecker": 2, "rank": 2, "activation": "relu"}
+    families = ("bert", "gpt2", "llama", "t5")
 
 
 def plain(function: Compacter, x: Tensor) -> Tensor:

@@ -10,3 +10,4 @@ class TestLora(TechniqueConformance):
 class TestLoraWithDropoutOnTheFeedForward(TechniqueConformance):
     technique = "lora"
     options = {"rank": 3, "dropout": 0.1, "preset": "rslora", "init": "orthogonal", "slots": ["ffn.up", "ffn.down"]}
+    families = ("bert", "gpt2", "llama", "t5")

@@ -26,6 +26,7 @@ class TestPTuning(TechniqueConformance):
 class TestPTuningWithLstm(TechniqueConformance):
     technique = "p-tuning"
     options = {"length": LENGTH, "hidden": 8, "encoder": "lstm"}
+    families = ("bert", "gpt2", "llama", "t5")
 
 
 def tiny_lm(family: str) -> Tiny:

@@ -31,6 +31,7 @@ class TestVera(TechniqueConformance):
 class TestVeraOnTheFeedForward(TechniqueConformance):
     technique = "vera"
     options = {"rank": 8, "dropout": 0.1, "slots": ["ffn.up", "ffn.down"]}
+    families = ("bert", "gpt2", "llama", "t5")
 
 
 @pytest.mark.parametrize("family", TARGETS)
