@@ -55,30 +55,31 @@ def rows(data: Path, made: Path) -> list[Row]:
     e2e = {"train": f"{data}/e2e_nlg/devset.csv", "test": f"{data}/e2e_nlg/testset_w_refs.csv"}
     gsm = {"train": f"{data}/gsm8k/train.jsonl", "test": f"{data}/gsm8k/test.jsonl"}
     short = {"validation_size": 0.0}
+    wnut = {"train_limit": 1500, "test_limit": 600}
     common: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         (
             "movie-snippets",
             "text-classification",
-            {"train": f"{data}/vader_sentiment/movieReviewSnippets.tsv", "train_limit": 2000, "test_limit": 1000},
+            {"train": f"{data}/vader_sentiment/movieReviewSnippets.tsv", "train_limit": 1500, "test_limit": 800},
             {"epochs": 2},
         ),
-        ("sts-b", "text-regression", {**sts, "train_limit": 2000, "test_limit": 700}, {"epochs": 3}),
+        ("sts-b", "text-regression", {**sts, "train_limit": 1500, "test_limit": 600}, {"epochs": 2}),
         (
             "wnut17",
             "token-classification",
-            {"train": f"{data}/wnut17/train.conll", "test": f"{data}/wnut17/test.conll", "test_limit": 700},
-            {"epochs": 4},
+            {"train": f"{data}/wnut17/train.conll", "test": f"{data}/wnut17/test.conll", **wnut},
+            {"epochs": 3},
         ),
-        ("arc-easy", "llm-adapters-commonsense", {**arc, "train_limit": 1500, "test_limit": 600}, {"epochs": 3}),
+        ("arc-easy", "llm-adapters-commonsense", {**arc, "train_limit": 600, "test_limit": 400}, {"epochs": 2}),
     ]
     found = [
         Row(name, task, kind, {**short, **options}, training)
         for name, task, options, training in common
         for kind in MODELS
     ]
-    answers = {"train": f"{data}/xquad_en/xquad.en.json", **short}
+    answers = {"train": f"{data}/xquad_en/xquad.en.json", "train_limit": 400, "test_limit": 150, **short}
     found += [
-        Row("xquad", "question-answering", "encoder", {**answers, "max_length": 256, "stride": 64}, {"epochs": 4}),
+        Row("xquad", "question-answering", "encoder", {**answers, "max_length": 192, "stride": 48}, {"epochs": 3}),
         Row("xquad", "question-answering", "decoder", {**answers, "max_answer": 12}, {"epochs": 4}),
         Row(
             "e2e",
@@ -89,8 +90,8 @@ def rows(data: Path, made: Path) -> list[Row]:
                 **short,
                 "source_column": "mr",
                 "target_column": "ref",
-                "train_limit": 400,
-                "test_limit": 80,
+                "train_limit": 300,
+                "test_limit": 60,
                 "max_target": 96,
             },
             {"epochs": 4},
@@ -104,8 +105,8 @@ def rows(data: Path, made: Path) -> list[Row]:
                 **short,
                 "prompt_column": "question",
                 "answer_column": "answer",
-                "train_limit": 1500,
-                "test_limit": 300,
+                "train_limit": 1000,
+                "test_limit": 200,
             },
             {"epochs": 1},
         ),
