@@ -70,6 +70,7 @@ ADALORA = TechniqueSpec(
             help="how much of its uncertainty so far is kept at a step",
         ),
     ),
+    training={"learning_rate": 1e-2},
 )
 
 
