@@ -356,6 +356,16 @@ class Adaptation:
 
         return contents(self, for_training=for_training)
 
+    def saved_bytes(self, *, for_training: bool = False) -> int:
+        """How many bytes :meth:`save` writes, both files together. Exact, without writing; on the meta device too.
+
+        Args:
+            for_training: as in :meth:`save`.
+        """
+        from refarch.engine.checkpoint import size
+
+        return size(self, for_training=for_training)
+
     def base_fingerprint(self) -> Fingerprint:
         """The identity of the base that this adaptation belongs to."""
         container = Attached.of(self.model)

@@ -22,6 +22,7 @@ from refarch.architecture.base import Spec
 from refarch.engine.adaptation import Adaptation, Source
 from refarch.engine.fingerprint import Fingerprint
 from refarch.engine.function import Function, fold
+from refarch.engine.storage import file_size
 from refarch.errors import CheckpointError, SpecError
 from refarch.files import inside, read_json, write_bytes, write_text
 from refarch.plugins.registry import default_registry
@@ -56,25 +57,10 @@ class Checkpoint(Spec):
 
 def save(adaptation: Adaptation, folder: Path, *, for_training: bool = False) -> Path:
     """See :meth:`Adaptation.save`."""
-    folds = _folds(adaptation, for_training)
     tensors, metadata = contents(adaptation, for_training=for_training)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     data = to_bytes(tensors, metadata=metadata)
-    digest = hashlib.sha256(data).hexdigest()
-    checkpoint = Checkpoint(
-        name=adaptation.name,
-        technique=adaptation.technique,
-        source=adaptation.source,
-        family=adaptation.family.name,
-        seed=adaptation.seed,
-        train_head=adaptation.train_head,
-        folded=folds or adaptation.folded,
-        base=adaptation.base_fingerprint(),
-        slot_map=adaptation.slot_map,
-        shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
-        tensors=f"adaptation-{digest[:12]}.safetensors",
-        sha256=digest,
-    )
+    checkpoint = _described(adaptation, tensors, hashlib.sha256(data).hexdigest(), for_training)
     write_bytes(folder / checkpoint.tensors, data)
     write_text(folder / FILE, checkpoint.to_json())
     for old in folder.glob("adaptation-*.safetensors"):
@@ -88,6 +74,31 @@ def contents(adaptation: Adaptation, *, for_training: bool = False) -> tuple[dic
     """See :meth:`Adaptation.saved_state`."""
     tensors = _folded(adaptation) if _folds(adaptation, for_training) else adaptation.state_dict()
     return tensors, {"format": "refarch", "technique": adaptation.technique.name}
+
+
+def size(adaptation: Adaptation, *, for_training: bool = False) -> int:
+    """See :meth:`Adaptation.saved_bytes`."""
+    tensors, metadata = contents(adaptation, for_training=for_training)
+    described = _described(adaptation, tensors, hashlib.sha256().hexdigest(), for_training)
+    return file_size(tensors, metadata) + len(described.to_json().encode())
+
+
+def _described(adaptation: Adaptation, tensors: dict[str, Tensor], digest: str, for_training: bool) -> Checkpoint:
+    """Everything but the tensors."""
+    return Checkpoint(
+        name=adaptation.name,
+        technique=adaptation.technique,
+        source=adaptation.source,
+        family=adaptation.family.name,
+        seed=adaptation.seed,
+        train_head=adaptation.train_head,
+        folded=_folds(adaptation, for_training) or adaptation.folded,
+        base=adaptation.base_fingerprint(),
+        slot_map=adaptation.slot_map,
+        shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        tensors=f"adaptation-{digest[:12]}.safetensors",
+        sha256=digest,
+    )
 
 
 def _folds(adaptation: Adaptation, for_training: bool) -> bool:

@@ -175,38 +175,41 @@ class Bound:
         return found.to(read.dtype)  # type: ignore[no-any-return]
 
     def _transform(self, inner: Inner, x: Tensor, leaf: nn.Module | None) -> Tensor:
-        function, part = self.function, self.site.end.part
+        function, part, in_memory = self.function, self.site.end.part, not x.is_meta
         if (function.on_input is not None or function.on_output is not None) and part is None:
             read = x if function.on_input is None else function.on_input(cast_for(function, x)).to(x.dtype)
             y = inner(read)
             if function.on_output is None:
                 return y
-            bias = self._inner_bias()
+            bias = self._inner_bias(in_memory)
             turned = function.on_output(cast_for(function, y if bias is None else y - bias))
             return (turned if bias is None else turned + bias).to(y.dtype)
-        weight, bias = self.effective()
+        weight, bias = self.effective(in_memory)
         weight, bias = self.merged(weight, bias)
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     # algebra -------------------------------------------------------------------------------------------------------
 
-    def _inner_bias(self) -> Tensor | None:
+    def _inner_bias(self, in_memory: bool) -> Tensor | None:
         bias = getattr(self.site.end.module, "bias", None)
-        return bias if not self._inner() else self.effective()[1]
+        return bias if not self._inner() else self.effective(in_memory)[1]
 
     def _inner(self) -> list[Any]:
         dispatcher = Dispatcher.of(self.site.end.module)
         assert dispatcher is not None
         return [binding for binding in dispatcher.inner_to(self) if binding.enabled and isinstance(binding, Bound)]
 
-    def effective(self) -> tuple[Tensor, Tensor | None]:
+    def effective(self, in_memory: bool = True) -> tuple[Tensor, Tensor | None]:
         """Weight [d_out, d_in] and bias of the map inside this binding.
+
+        Args:
+            in_memory: False where the whole model is on the meta device.
 
         Raises:
             CompositionError: something inside is no linear map of what the layer reads.
         """
         module = self.site.end.module
-        weight, bias = matrix(module), getattr(module, "bias", None)
+        weight, bias = matrix(module, in_memory), getattr(module, "bias", None)
         for binding in self._inner():
             weight, bias = binding.merged(weight, bias)
         return weight, bias

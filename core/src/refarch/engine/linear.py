@@ -87,28 +87,36 @@ def unreadable_reason(module: nn.Module, in_memory: bool = True) -> str:
     return "" if reason and quantised(module) and readable(module) and not module.weight.is_meta else reason  # type: ignore[union-attr]
 
 
-def matrix(module: nn.Module) -> Tensor:
+def matrix(module: nn.Module, in_memory: bool = True) -> Tensor:
     """The layer's weight as [d_out, d_in], to read: a view of a plain one, a copy of a quantised one.
+
+    Args:
+        module: a layer of a backbone.
+        in_memory: False where the whole model is on the meta device, and shapes are all that is wanted.
 
     Raises:
         CompositionError: there is no such matrix.
     """
-    reason = unreadable_reason(module)
+    reason = unreadable_reason(module, in_memory)
     if reason:
         raise CompositionError(
             f"the base weight cannot be read as a matrix: {reason}",
             "load the base with plain weights, or choose a technique that does not read them",
         )
-    return dequantised(module) if quantised(module) else read_weight(module)
+    return dequantised(module) if quantised(module) else read_weight(module, in_memory)
 
 
-def read_weight(module: nn.Module) -> Tensor:
+def read_weight(module: nn.Module, in_memory: bool = True) -> Tensor:
     """The weight as [d_out, d_in] (a view).
 
+    Args:
+        module: a layer of a backbone.
+        in_memory: False where the whole model is on the meta device, and shapes are all that is wanted.
+
     Raises:
-        CompositionError: it is quantised or not a plain linear layer.
+        CompositionError: it is quantised, not in memory, or not that of a plain linear layer.
     """
-    reason = plain_reason(module)
+    reason = plain_reason(module, in_memory)
     if reason:
         raise CompositionError(f"the base weight cannot be read as a matrix: {reason}")
     weight = module.weight

@@ -64,7 +64,7 @@ def build(
     """
     insertions: list[Insertion] = []
     selections: list[tuple[ModuleSpec, list[Site]]] = []
-    with _seeded(seed):
+    with _seeded(seed), _without_values(device):
         for spec in map(technique.decided, technique.technique.modules):
             sites = resolver.resolve([parse_slot(text) for text in spec.workspace], spec.layers)
             if spec.form == "attention":
@@ -187,7 +187,13 @@ def _build(cls: type[Built], first: Any, technique: ConfiguredTechnique, spec: M
     """A function from its shape, or a schedule from its functions."""
     arguments = technique.arguments(spec)
     try:
-        return cls(first, **arguments)  # type: ignore[call-arg]
+        try:
+            return cls(first, **arguments)  # type: ignore[call-arg]
+        except (NotImplementedError, RuntimeError):
+            if torch.get_default_device().type != "meta":
+                raise
+            with torch.device("cpu"):  # a constructor that looks at values cannot run without them
+                return cls(first, **arguments)  # type: ignore[call-arg]
     except RefarchError:
         raise
     except ValueError as error:
@@ -228,6 +234,13 @@ def _place(
                 raise PluginError(f"{spec.function} {verb} {name!r}, but has no parameter of that name")
     for parameter in own_parameters(function, spec.frozen):
         parameter.requires_grad_(False)
+
+
+def _without_values(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """For a model on the meta device, functions are made there too: an initialisation costs nothing, not even memory.
+    For any other they are made on the CPU, so that a seed gives the same values everywhere.
+    """
+    return torch.device("meta") if device.type == "meta" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,13 @@ def predicted_count(case: Case) -> None:
     shapes, wanted = _shapes(meta), _shapes(real)
     assert shapes == wanted, f"checkpoint shapes differ between the meta device and a real model: {shapes} {wanted}"
     assert meta.slot_map == real.slot_map, "the slot map differs between the meta device and a real model"
+    with tempfile.TemporaryDirectory() as folder:
+        written = sum(file.stat().st_size for file in real.save(folder).iterdir())
+    for place, predicted in (("a real model", real.saved_bytes()), ("the meta device", meta.saved_bytes())):
+        assert predicted == written, (
+            f"on {place}, {case.spec.name!r} is predicted to take {predicted:,} bytes when it is saved, but {written:,}"
+            " were written; do the shapes after fold() depend on values that are not there yet?"
+        )
 
 
 def unsupported_slot_refused(case: Case) -> None:

@@ -125,8 +125,10 @@ class Triplets(Function):
     @torch.no_grad()
     def fold(self) -> None:
         """Keep the triplets that are left, and no account of their importance."""
-        if self.kept is not None:
-            self._take(((self.kept > 0) | (self.values != 0)).nonzero().flatten())
+        if self.kept is None:
+            return
+        there = (self.kept > 0) | (self.values != 0)  # on the meta device no values say that any is not
+        self._take(torch.arange(len(there), device="meta") if there.is_meta else there.nonzero().flatten())
 
     @torch.no_grad()
     def resize(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
