@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ AUTO_CLASSES = {
 
 
 def find_config(name: str | None, model_type: str | None, registry: Registry) -> PretrainedConfig:
-    """The configuration of a model plugin, a folder, a hub id, a family or a model type.
+    """The configuration of a model plugin, a folder, a configuration file, a hub id, a family or a model type.
 
     Raises:
         UsageError: there is no such model; the message says what was tried.
@@ -43,7 +44,7 @@ def find_config(name: str | None, model_type: str | None, registry: Registry) ->
     family = registry.backbone(name) if plugins else None
     if isinstance(family, FamilySpec):
         return AutoConfig.for_model(family.model_types[0])
-    source = locate(BackboneChoice(name=name), registry)
+    source = name if Path(name).is_file() else locate(BackboneChoice(name=name), registry)
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -52,7 +53,7 @@ def find_config(name: str | None, model_type: str | None, registry: Registry) ->
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
             f"the configuration of {name!r} cannot be read: {reason}",
-            "give a model plugin's name, a folder with a config.json, a hub id (with access to the hub), or"
+            "give a model plugin's name, a folder with a config.json, that file, a hub id (with access to the hub), or"
             " --model-type TYPE for a type's default configuration; code that comes with a model is never run",
         ) from None
 
