@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refarch_compare.study.budget import BudgetError, nearest
+from refarch_compare.cost.budget import BudgetError, nearest
 from refarch_compare.study.plan import plan
 from refarch_compare.study.spec import StudySpec, differences_allowed
 

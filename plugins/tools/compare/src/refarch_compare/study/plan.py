@@ -12,7 +12,7 @@ from refarch.architecture import Spec, TechniqueChoice
 from refarch.errors import RefarchError, UsageError
 from refarch.pipeline.resolve import backbone_kind, resolve_pipeline, seeds
 from refarch.plugins import resolve
-from refarch_compare.study.budget import BudgetError, Solved, nearest
+from refarch_compare.cost.budget import BudgetError, Solved, nearest
 from refarch_compare.study.shape import Shapes
 from refarch_compare.study.spec import BackboneEntry, Search, StudySpec, TaskEntry, TechniqueEntry
 
@@ -198,13 +198,13 @@ def _sized(
 
     try:
         if study.budget is None or not technique.budget:
-            return Solved(counted(dict(choice.options))), combination
+            return Solved(counted(dict(choice.options)), dict(choice.options)), combination
         solved = nearest(spec, choice.options, counted, study.budget.parameters)
     except RefarchError as error:
         raise type(error)(f"{technique.label} on {combination.backbone.label}: {error.message}", error.hint) from None
     if solved.option is None:
         return solved, combination
-    sized = choice.model_copy(update={"options": {**choice.options, solved.option: solved.value}})
+    sized = choice.model_copy(update={"options": solved.options})
     pipeline = pipeline.model_copy(update={"techniques": (sized,)})
     return solved, dataclasses.replace(combination, pipeline=pipeline)
 
@@ -217,13 +217,8 @@ def _matched(study: StudySpec, technique: TechniqueEntry, solved: Solved) -> boo
 
 def _said(study: StudySpec, combination: _Combination, solved: Solved) -> str:
     assert study.budget is not None
-    technique = combination.technique
-    share = (solved.parameters - study.budget.parameters) / study.budget.parameters
-    how = f"at {solved.option}={solved.value}" if solved.option else f"{technique.name} has no size to choose"
-    return (
-        f"{technique.label} on {combination.backbone.label}: the nearest to {study.budget.parameters:,} is"
-        f" {solved.parameters:,} ({share:+.0%}; {how})"
-    )
+    name, label = combination.technique.name, combination.technique.label
+    return f"{label} on {combination.backbone.label}: {solved.words(name, study.budget.parameters)}"
 
 
 def _over(study: StudySpec, unmet: list[str]) -> BudgetError:
