@@ -201,6 +201,11 @@ class ConfiguredTechnique(Spec):
         """The technique's name."""
         return self.technique.name
 
+    @property
+    def selects_head(self) -> bool:
+        """Whether it trains the head by itself, as full finetuning does."""
+        return any(set(module.workspace) & {"head", "model"} for module in self.technique.modules)
+
     def arguments(self, module: ModuleSpec) -> dict[str, Any]:
         """The keyword arguments with which ``module``'s function is built."""
         if not module.arguments:

@@ -91,7 +91,7 @@ def assemble(pipeline: PipelineSpec, *, registry: Registry | None = None, pool: 
                 technique,
                 name=label,
                 seed=own_seeds.modules,
-                train_head=formulation.new_head and first and not _selects_head(technique),
+                train_head=formulation.new_head and first and not technique.selects_head,
                 registry=registry,
             )
         )
@@ -99,11 +99,6 @@ def assemble(pipeline: PipelineSpec, *, registry: Registry | None = None, pool: 
     return Assembled(
         pipeline, base.spec, formulation, base.task, base.data, model, base.tokenizer, attached, own_seeds, total
     )
-
-
-def _selects_head(technique: Any) -> bool:
-    """Whether a technique trains the head by itself."""
-    return any(set(module.workspace) & {"head", "model"} for module in technique.technique.modules)
 
 
 def run(

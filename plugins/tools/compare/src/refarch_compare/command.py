@@ -13,6 +13,10 @@ PARTS = {
         "What runs left and what was imported, as a table to query.",
     ),
     "import": ("refarch_compare.evidence.importing:command", "Results of others as records, marked as imported."),
+    "measure": (
+        "refarch_compare.measure.command:command",
+        "Time and memory relative to the frozen backbone, loading, time to a score.",
+    ),
     "relate": (
         "refarch_compare.relate.command:command",
         "Which properties go with which results, and what cannot be said.",

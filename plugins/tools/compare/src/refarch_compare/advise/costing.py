@@ -74,13 +74,12 @@ class Backbone:
 
         import refarch
 
-        selects_head = any({"head", "model"} & set(module.workspace) for module in technique.technique.modules)
         with torch.device("meta"):
             adaptation = refarch.attach(
                 self.model,
                 technique,
                 family=self.family,
-                train_head=self.new_head and not selects_head,
+                train_head=self.new_head and not technique.selects_head,
                 registry=self.registry,
             )
         try:

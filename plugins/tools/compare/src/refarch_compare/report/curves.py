@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from refarch_compare.evidence.reading import SUFFIX
 from refarch_compare.evidence.row import Row
+from refarch_compare.metrics import METRICS, is_number, lines
 
-METRICS = "metrics.jsonl"
-"""What a run's folder holds beside its record."""
 NO_METRICS = ("step", "seconds", "epoch", "runtime", "samples_per_second", "steps_per_second", "learning_rate")
 """Figures of a line that say how it went, not how well."""
 MOST = 120
@@ -73,13 +70,13 @@ def _mean(values: Sequence[float | None]) -> float:
 def _series(record: Path) -> dict[tuple[str, str], dict[int, tuple[float, float | None]]]:
     """Of one run: for each split and figure, the value and the seconds at each step."""
     found: dict[tuple[str, str], dict[int, tuple[float, float | None]]] = {}
-    for line in _lines(beside(record)):
+    for line in lines(beside(record)):
         split, step, seconds = line.get("split"), line.get("step"), line.get("seconds")
         if not isinstance(split, str) or not isinstance(step, int) or split == "test":
             continue
-        time = float(seconds) if seconds is not None and _is_number(seconds) else None
+        time = float(seconds) if seconds is not None and is_number(seconds) else None
         for name, value in line.items():
-            if name not in NO_METRICS and not name.startswith("grad") and _is_number(value):
+            if name not in NO_METRICS and not name.startswith("grad") and is_number(value):
                 found.setdefault((split, name), {})[step] = float(value), time
     return found
 
@@ -89,20 +86,3 @@ def beside(record: Path) -> Path:
     if record.name.endswith(SUFFIX):
         return record.with_name(record.name.removesuffix(SUFFIX) + "." + METRICS)
     return record.with_name(METRICS)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except ValueError:  # the last line of a killed process
-                continue
-            if isinstance(line, dict):
-                yield line
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 import traceback
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from refarch import RunRecord
 from refarch.architecture import Spec
 from refarch.errors import BusyError, CheckpointError, RefarchError, UsageError
 from refarch.files import locked, read_json, write_text
+from refarch_compare.metrics import METRICS, lines
 from refarch_compare.study.plan import Cell, Plan
 from refarch_compare.study.spec import StudySpec, differences_allowed
 
@@ -190,14 +190,5 @@ class StudyFolder:
 
 
 def metrics(run: Path, split: str) -> Iterator[dict[str, Any]]:
-    """The lines of a run's metrics for one split; a last line that a kill cut short is left out."""
-    path = run / "metrics.jsonl"
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if values.get("split") == split:
-            yield values
+    """The lines of a run's metrics for one split."""
+    return (line for line in lines(run / METRICS) if line.get("split") == split)

@@ -10,11 +10,11 @@ from typing import Any
 from refarch import Formulation, PipelineSpec, Registry
 from refarch.architecture import Spec, TechniqueChoice
 from refarch.errors import RefarchError, UsageError
-from refarch.pipeline.resolve import backbone_kind, resolve_pipeline, seeds
-from refarch.plugins import resolve
+from refarch.pipeline.resolve import backbone_kind, resolve_pipeline
 from refarch_compare.cost.budget import BudgetError, Solved, nearest
 from refarch_compare.study.shape import Shapes
 from refarch_compare.study.spec import BackboneEntry, Search, StudySpec, TaskEntry, TechniqueEntry
+from refarch_compare.tasks import model_arguments
 
 
 class Cell(Spec):
@@ -101,7 +101,7 @@ def plan(study: StudySpec, registry: Registry) -> Plan:
         for task in study.tasks
         for technique in study.techniques
     ]
-    arguments = _read_tasks(combinations, study.seeds[0], registry)
+    arguments = _read_tasks(combinations, registry)
     shapes = Shapes(registry)
     blocks: dict[tuple[str, str], list[tuple[_Combination, Solved, bool | None]]] = {}
     unmet: list[str] = []
@@ -166,22 +166,17 @@ def _reading(combination: _Combination) -> tuple[str, str]:
     return str(combination.task.label), combination.formulation.name
 
 
-def _read_tasks(
-    combinations: list[_Combination], seed: int, registry: Registry
-) -> dict[tuple[str, str], dict[str, Any]]:
+def _read_tasks(combinations: list[_Combination], registry: Registry) -> dict[tuple[str, str], dict[str, Any]]:
     """Read each task's data once in each of its formulations; returns what they ask of the model's head."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for combination in combinations:
         if _reading(combination) in found:
             continue
-        spec = registry.task(combination.task.name)
         try:
-            task = resolve(spec.implementation)(**combination.pipeline.task.options)
-            task.formulation, task.metric = combination.formulation.name, spec.metric
-            task.read(seeds(seed).data)
-            found[_reading(combination)] = task.model_arguments()
+            arguments = model_arguments(combination.pipeline, combination.formulation, registry)
         except RefarchError as error:
             raise type(error)(f"task {combination.task.label!r}: {error.message}", error.hint) from None
+        found[_reading(combination)] = arguments
     return found
 
 

@@ -1,0 +1,28 @@
+"""What a task asks of a model: its data are read for it, as a run would read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from refarch import Formulation, PipelineSpec, Registry
+from refarch.pipeline.resolve import seeds
+from refarch.plugins import resolve
+
+
+def model_arguments(pipeline: PipelineSpec, formulation: Formulation, registry: Registry) -> dict[str, Any]:
+    """Arguments for loading the model, such as the number of labels.
+
+    Args:
+        pipeline: resolved.
+        formulation: how its task is put to its backbone.
+        registry: where the task is looked up.
+
+    Raises:
+        DataError: the task's data cannot be read.
+    """
+    spec = registry.task(pipeline.task.name)
+    task = resolve(spec.implementation)(**pipeline.task.options)
+    task.formulation, task.metric = formulation.name, spec.metric
+    task.read(seeds(pipeline.seed).data)
+    found: dict[str, Any] = task.model_arguments()
+    return found
