@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Literal, NamedTuple
 
 from refarch_compare.evidence.row import Row
@@ -67,17 +68,25 @@ def shown(value: float | None, unit: Unit) -> str:
     if unit == "seconds":
         return _seconds(value)
     if unit == "number" or abs(value) < 1000:
-        plain = f"{value:.4g}"
-        return f"{plain} B" if unit == "bytes" else plain
+        return precise(value, 4) + (" B" if unit == "bytes" else "")
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 0.9995 * size:
-            return f"{value / size:.3g} {letter}" + ("B" if unit == "bytes" else "")
-    return f"{value:.4g}"
+            return f"{precise(value / size, 3)} {letter}" + ("B" if unit == "bytes" else "")
+    return precise(value, 4)
 
 
 def _seconds(value: float) -> str:
     if abs(value) >= 3600:
-        return f"{value / 3600:.3g} h"
+        return f"{precise(value / 3600, 3)} h"
     if abs(value) >= 60:
-        return f"{value / 60:.3g} min"
-    return f"{value:.3g} s" if abs(value) >= 1 else f"{value * 1000:.3g} ms"
+        return f"{precise(value / 60, 3)} min"
+    return f"{precise(value, 3)} s" if abs(value) >= 1 else f"{precise(value * 1000, 3)} ms"
+
+
+def precise(value: float, digits: int) -> str:
+    """A number with so many significant digits, without an exponent unless it is tiny: as JavaScript writes it."""
+    rounded = float(f"{value:.{digits}g}")
+    if rounded and abs(rounded) < 1e-6:
+        return repr(rounded).replace("e-0", "e-")
+    text = format(Decimal(repr(rounded)), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -111,10 +111,10 @@ function drawPoints(points, best, { svg, toX, toY, box }, { x, y, nameX, nameY }
     node.setAttribute("aria-label", lines.map((line) => line.textContent ?? line).join("; "));
     node.addEventListener("pointerenter", (event) => showTip(lines, event.clientX, event.clientY));
     node.addEventListener("pointerleave", hideTip);
-    node.addEventListener("focus", () => {
+    node.addEventListener("focus", () => requestAnimationFrame(() => { // after the scrolling that focus brings
       const place = node.getBoundingClientRect();
-      showTip(lines, place.right, place.bottom);
-    });
+      if (document.activeElement === node) showTip(lines, place.right, place.bottom);
+    }));
     node.addEventListener("blur", hideTip);
     node.addEventListener("click", () => { location.hash = `#of-${result.id}`; });
     svg.append(node);
