@@ -48,7 +48,10 @@ def find(name: str, registry: Registry, dtype: Dtype | None = None, auto_class: 
     Raises:
         UsageError: there is no such model, or it cannot be built.
     """
-    return of_config(source.find_config(name, None, registry), name, dtype, auto_class)
+    config = source.find_config(name, None, registry)
+    if Path(name).is_file():
+        config.name_or_path = str(Path(name).parent)  # a checkpoint names the folder that the model is loaded from
+    return of_config(config, name, dtype, auto_class)
 
 
 def of_config(

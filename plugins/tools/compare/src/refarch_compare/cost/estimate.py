@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from refarch.errors import RefarchError
 from refarch.pipeline.resolve import seeds
 from refarch_compare.cost import step
 from refarch_compare.cost.backbone import Backbone
+from refarch_compare.cost.ledger import Kernels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +149,9 @@ class Estimator:
     def __init__(self, backbone: Backbone, setting: Setting | None = None) -> None:
         self.backbone, self.setting = backbone, setting or Setting()
         if self.setting.checkpointing:
-            backbone.model.gradient_checkpointing_enable()
+            again = lambda: (contextlib.nullcontext(), Kernels(self.setting.device))  # noqa: E731 - modes end with forward
+            kwargs = {"use_reentrant": False, "context_fn": again}
+            backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
         self._base_bytes = step.storage_bytes(step.tensors(backbone.model))
         self._base_operations: int | None = None
 

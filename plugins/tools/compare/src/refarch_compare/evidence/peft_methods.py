@@ -148,6 +148,26 @@ METHODS: tuple[tuple[str, Method], ...] = (
         ),
     ),
     (
+        "ADALORA",
+        Method(
+            "adalora",
+            {
+                "rank": "init_r",
+                "target_rank": "target_r",
+                "alpha": "lora_alpha",
+                "dropout": "lora_dropout",
+                "orthogonality": "orth_reg_weight",
+                "tinit": "tinit",
+                "tfinal": "tfinal",
+                "delta_t": "deltaT",
+                "beta1": "beta1",
+                "beta2": "beta2",
+            },
+            {"init_lora_weights": True},
+            silent=(*LORA_SILENT, "r", "rank_pattern", "total_step"),
+        ),
+    ),
+    (
         "IA3",
         Method("ia3", derived={"slots": rescaled}, silent=("feedforward_modules", "init_ia3_weights")),
     ),
