@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from refarch_inspect.slots import Looked
+    from refarch_inspect.looked import Looked
 
 
 @click.command("inspect")

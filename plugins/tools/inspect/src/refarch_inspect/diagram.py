@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from refarch_inspect.slots import Looked, Row, Stack
+from refarch_inspect.looked import Looked, Row, Stack
 
 SUBLAYERS = {
     "attention": (("query", "key", "value"), "key_value", "output"),
@@ -27,6 +28,8 @@ class Sublayer:
     place: str = ""
     inner: list[Row] = field(default_factory=list)
     """Norms of queries and keys."""
+    post: Row | None = None
+    """A second norm, before the residual is added."""
 
 
 @dataclass
@@ -39,28 +42,28 @@ class Drawing:
     below: list[Row]
 
 
-def drawings(looked: Looked) -> list[Drawing]:
+def drawings(rows: Sequence[Row], stacks: Sequence[Stack]) -> list[Drawing]:
     """One for each stack."""
     result = []
-    for position, stack in enumerate(looked.stacks):
-        own = {row.slot: row for row in looked.rows if row.stack == stack.name}
-        model = {row.slot: row for row in looked.rows if not row.stack}
+    for position, stack in enumerate(stacks):
+        own = {row.slot: row for row in rows if row.stack == stack.name}
+        model = {row.slot: row for row in rows if not row.stack}
         sublayers = []
         for name, (first, middle, last) in SUBLAYERS.items():
-            rows = [own[f"{name}.{part}"] for part in first if f"{name}.{part}" in own]
+            beside = [own[f"{name}.{part}"] for part in first if f"{name}.{part}" in own]
+            norm, post = own.get(f"{name}.norm"), own.get(f"{name}.post_norm")
             whole = own.get(name)
             if whole and whole.module:  # its inside is out of reach
-                norm, place = own.get(f"{name}.norm"), stack.placed.get(f"{name}.norm", "before")
-                sublayers.append(Sublayer(name, [whole], norm=norm, place=place))
-            elif rows or f"{name}.{last}" in own:
-                norm = own.get(f"{name}.norm")
+                place = stack.placed.get(f"{name}.norm", "before")
+                sublayers.append(Sublayer(name, [whole], norm=norm, place=place, post=post))
+            elif beside or f"{name}.{last}" in own:
                 place = stack.placed.get(f"{name}.norm", "before")
                 inner = [own[f"{name}.{part}_norm"] for part in first if f"{name}.{part}_norm" in own]
                 ends = own.get(f"{name}.{middle}"), own.get(f"{name}.{last}")
-                sublayers.append(Sublayer(name, rows, *ends, norm, place, inner))
+                sublayers.append(Sublayer(name, beside, *ends, norm, place, inner, post))
         above = [model[name] for name in ("embedding", "embedding_norm") if name in model and not position]
         below = [own["final_norm"]] if "final_norm" in own else []
-        if position == len(looked.stacks) - 1 and "head" in model:
+        if position == len(stacks) - 1 and "head" in model:
             below.append(model["head"])
         result.append(Drawing(stack, above, sublayers, below))
     return result
@@ -69,7 +72,7 @@ def drawings(looked: Looked) -> list[Drawing]:
 def text(looked: Looked) -> str:
     """The diagram for a terminal."""
     lines: list[str] = []
-    for drawing in drawings(looked):
+    for drawing in drawings(looked.rows, looked.stacks):
         stack = drawing.stack
         lines += ["", f"{stack.name}: {stack.count} x {stack.layers}"]
         lines += [_slot(row, "  ") for row in drawing.above]
@@ -79,7 +82,7 @@ def text(looked: Looked) -> str:
             lines.append(f"  ├──╮  {' beside '.join(sublayer.name for sublayer in group)}")
             after = []
             for sublayer in group:
-                rows = [*sublayer.first, *sublayer.inner, sublayer.middle, sublayer.last]
+                rows = [*sublayer.first, *sublayer.inner, sublayer.middle, sublayer.last, sublayer.post]
                 if sublayer.place == "before":
                     rows = [sublayer.norm, *rows]
                 elif sublayer.place == "inside":

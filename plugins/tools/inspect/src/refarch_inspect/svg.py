@@ -6,7 +6,7 @@ import textwrap
 from html import escape
 
 from refarch_inspect.diagram import Drawing, Sublayer, drawings
-from refarch_inspect.slots import Looked, Row
+from refarch_inspect.looked import Looked, Row
 
 WIDTH, GAP, LINE, LEFT = 700, 40, 56, 104
 """Width of a stack, space between stacks, x of the residual stream, x of what joins it."""
@@ -75,7 +75,7 @@ class Canvas:
 def svg(looked: Looked) -> str:
     """The drawing of all stacks of a model, side by side."""
     canvases = []
-    for position, drawing in enumerate(drawings(looked)):
+    for position, drawing in enumerate(drawings(looked.rows, looked.stacks)):
         canvas = Canvas(20 + position * (WIDTH + GAP))
         _stack(canvas, drawing)
         canvases.append(canvas)
@@ -143,7 +143,7 @@ def _group(canvas: Canvas, group: list[Sublayer]) -> None:
         before = [[sublayer.norm]] if sublayer.norm and sublayer.place == "before" else []
         if sublayer.norm and sublayer.place == "after":
             after.append(sublayer.norm)
-        single = [[row] for row in (sublayer.middle, sublayer.last) if row]
+        single = [[row] for row in (sublayer.middle, sublayer.last, sublayer.post) if row]
         if not before and sublayer.place == "shared":
             canvas.text(LEFT + INNER, canvas.y - 10, "reads attention.norm", "soft", "end")
         above = 0
