@@ -203,8 +203,8 @@ class ConfiguredTechnique(Spec):
 
     @property
     def selects_head(self) -> bool:
-        """Whether it trains the head by itself, as full finetuning does."""
-        return any(set(module.workspace) & {"head", "model"} for module in self.technique.modules)
+        """Whether it trains the whole head by itself, as full finetuning does; its biases alone are not the head."""
+        return any({"head", "model"} & set(m.workspace) and "*" in m.parameters for m in self.technique.modules)
 
     def arguments(self, module: ModuleSpec) -> dict[str, Any]:
         """The keyword arguments with which ``module``'s function is built."""

@@ -64,6 +64,18 @@ def test_bert_base_has_8448_a_layer() -> None:
     assert refarch.attach(model, "bitfit").count() == 12 * (7 * 768 + 3072) + embedding_norm + pooler
 
 
+def test_a_new_head_trains_along_and_only_its_biases_are_the_techniques_own() -> None:
+    """Ben Zaken et al. train the task's layer too; the technique selects its bias alone, so a run adds the rest."""
+    bitfit, full = (refarch.default_registry().technique(name).configure({}) for name in ("bitfit", "full"))
+    assert full.selects_head and not bitfit.selects_head
+    model = all_tiny(["bert"])[0].model()
+    head = {name for name, _ in model.named_parameters() if name.startswith("classifier.")}
+    adaptation = refarch.attach(model, "bitfit", train_head=True)
+    trained = {name.removeprefix("base:") for name, p in adaptation.named_parameters() if p.requires_grad}
+    assert head and head <= trained
+    assert adaptation.count() - adaptation.count(head=False) == sum(model.get_parameter(name).numel() for name in head)
+
+
 def test_a_model_without_biases_is_refused() -> None:
     model = all_tiny(["llama"])[0].model()
     with pytest.raises(SlotError, match="selects bias"):

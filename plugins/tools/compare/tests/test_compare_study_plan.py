@@ -139,7 +139,7 @@ def test_a_budget_that_cannot_be_met_says_the_nearest(planned):
     techniques = ["lora", "bitfit", {"name": "full", "budget": False}]
     with pytest.raises(BudgetError) as caught:
         planned(techniques=techniques, budget=5000)
-    biases = 2 * (4 * 32 + 64 + 32 + 2 * 32) + 32 + 32 + 2  # of the layers, the embeddings' norm, pooler and classifier
+    biases = 2 * (4 * 32 + 64 + 32 + 2 * 32) + 32 + 32  # of the layers, the embeddings' norm and pooler; the classifier is the head
     assert "lora" not in caught.value.message, "rank 20 has 5,120"
     assert "bitfit on tiny: the nearest to 5,000 is" in caught.value.message
     assert "bitfit has no size to choose" in caught.value.message

@@ -174,7 +174,7 @@ class Estimator:
         total = self.backbone.parameters
         if setting.run and self._base_operations is None:
             self._base_operations = step.inference(model, setting.batch, setting.tokens, setting.device)
-        with_head = setting.train_head and not _trains_head(technique)
+        with_head = setting.train_head and not technique.selects_head
         adaptation = refarch.attach(model, technique, seed=seeds(setting.seed).modules, train_head=with_head)
         try:
             counted = self._run(adaptation) if setting.run else {}
@@ -248,11 +248,6 @@ def largest_batch(peak: Callable[[int], int], limit: int) -> int:
         guess = fits + int((limit - known[fits]) * (high - low) / max(1, known[high] - known[low]))
         guess = max(guess, fits + 1) if beyond is None else min(max(guess, fits + 1), beyond - 1)
         known[guess] = peak(guess)
-
-
-def _trains_head(technique: ConfiguredTechnique) -> bool:
-    """Whether a technique trains the head by itself, as a run decides it."""
-    return any(set(module.workspace) & {"head", "model"} for module in technique.technique.modules)
 
 
 def _distinct(reasons: Sequence[str]) -> tuple[str, ...]:

@@ -188,8 +188,10 @@ def _sized(
     spec, choice = shapes.registry.technique(technique.name), pipeline.techniques[0]
 
     def counted(options: dict[str, Any]) -> int:
-        configured, label = spec.configure(options), str(technique.label)
-        return shapes.count(pipeline.backbone, combination.formulation.auto_class, arguments, configured, label)
+        form, label = combination.formulation, str(technique.label)
+        return shapes.count(
+            pipeline.backbone, form.auto_class, arguments, spec.configure(options), label, form.new_head
+        )
 
     try:
         if study.budget is None or not technique.budget:

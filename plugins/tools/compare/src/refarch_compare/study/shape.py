@@ -64,18 +64,23 @@ class Shapes:
         arguments: Mapping[str, Any],
         technique: ConfiguredTechnique,
         label: str,
+        new_head: bool,
     ) -> int:
         """Trainable parameters of a technique's modules on a backbone with a task's head, by attaching them.
+
+        A ``new_head`` trains along, as in a run, and does not count.
 
         Raises:
             RefarchError: the backbone cannot be had, or the technique cannot be attached to it.
         """
         where = f"{choice.to_json(indent=None)} {auto_class} {json.dumps(arguments, sort_keys=True, default=repr)}"
-        key = f"{where} {technique.to_json(indent=None)}"
+        key = f"{where} {new_head} {technique.to_json(indent=None)}"
         if key not in self._counts:
             if where not in self._models:
                 self._models[where] = empty_model(choice, auto_class, self.registry, arguments)
-            adaptation = attach(self._models[where], technique, name=label, registry=self.registry)
-            self._counts[key] = adaptation.count()
+            head = new_head and not technique.selects_head
+            choices: dict[str, Any] = {"name": label, "train_head": head, "registry": self.registry}
+            adaptation = attach(self._models[where], technique, **choices)
+            self._counts[key] = adaptation.count(head=False)
             adaptation.detach()
         return self._counts[key]
