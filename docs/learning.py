@@ -62,7 +62,7 @@ def page(techniques: list[str], seeds: int, results: dict[str, tables.Result]) -
         "",
         f"Backbone `{BACKBONE}`, task `{TASK}` with {TRAIN_ROWS:,} training words, {seeds} seeds, each technique"
         " with its own default options and training settings, nothing searched (the default learning rates of"
-        " `adalora`, `bitfit` and `ln-tuning` were chosen among two on this task with seed 0). The head trains along"
+        " `adalora` and `ln-tuning` were chosen among two on this task with seed 0). The head trains along"
         f" in every row; `{BASELINE}` trains nothing else. Always answering the more frequent label scores"
         f" {majority:.3f}.",
         "",

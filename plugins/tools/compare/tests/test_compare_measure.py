@@ -128,7 +128,13 @@ def test_a_target_is_reached_at_the_first_evaluation_that_is_as_good(tmp_path, g
 def test_runs_are_measured_and_the_figures_stand_beside_their_records(little, study, tmp_path, capsys):
     spec = study(techniques=["lora"], training={"max_steps": 4, "batch_size": 8, "threads": 1, "evaluations": 2})
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({**spec, "seeds": 2}))
-    assert main(["compare", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    assert (
+        main(["compare", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"), "--quiet", "--report"])
+        == 0
+    )
+    assert str(tmp_path / "out" / "report.html") in capsys.readouterr().out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "The study study" in page and "study.json --out again" in page and "accuracy (validation)" in page
     (tmp_path / "out" / "runs" / "broken").mkdir()
     (tmp_path / "out" / "runs" / "broken" / "record.json").write_text("{")
     capsys.readouterr()

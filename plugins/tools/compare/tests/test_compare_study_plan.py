@@ -28,6 +28,22 @@ def planned(study):
     return make
 
 
+def test_the_first_study_compares_six_techniques_at_a_budget_that_all_but_two_meet(capsys):
+    assert main(["compare", "run", "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    cells = [cell for cell in found["cells"] if cell["seed"] == 0]
+    budgets = {cell["technique"]: (cell["parameters"], cell["matched"]) for cell in cells}
+    assert [name for name, (_, matched) in budgets.items() if matched] == [
+        "lora",
+        "adapter-pfeiffer",
+        "prefix-tuning",
+        "bitfit",
+    ]
+    assert budgets["ia3"] == (6 * (384 + 384 + 1536), False) and budgets["head-only"] == (2 * 385, None)
+    assert "ia3 on minilm: the nearest to 27,800 is 13,824" in found["notes"][0] and len(found["notes"]) == 1
+    assert len(found["cells"]) == 6 * 3 and {cell["backbone"] for cell in cells} == {"minilm"}
+
+
 # the file ----------------------------------------------------------------------------------------------------------
 
 
@@ -139,7 +155,9 @@ def test_a_budget_that_cannot_be_met_says_the_nearest(planned):
     techniques = ["lora", "bitfit", {"name": "full", "budget": False}]
     with pytest.raises(BudgetError) as caught:
         planned(techniques=techniques, budget=5000)
-    biases = 2 * (4 * 32 + 64 + 32 + 2 * 32) + 32 + 32  # of the layers, the embeddings' norm and pooler; the classifier is the head
+    biases = (
+        2 * (4 * 32 + 64 + 32 + 2 * 32) + 32 + 32
+    )  # of the layers, the embeddings' norm and pooler; the classifier is the head
     assert "lora" not in caught.value.message, "rank 20 has 5,120"
     assert "bitfit on tiny: the nearest to 5,000 is" in caught.value.message
     assert "bitfit has no size to choose" in caught.value.message
@@ -150,10 +168,10 @@ def test_a_budget_that_cannot_be_met_says_the_nearest(planned):
         ("full", None),
     ]
     assert near.cells[1].parameters == biases
-    assert near.notes[0].startswith("off the budget: bitfit on tiny")
+    assert near.notes[0].startswith("Off the budget: bitfit on tiny")
     left = planned(techniques=techniques, budget={"parameters": 5000, "otherwise": "leave out"})
     assert [cell.technique for cell in left.cells] == ["lora", "full"]
-    assert left.notes[0].startswith("left out: bitfit on tiny")
+    assert left.notes[0].startswith("Left out: bitfit on tiny")
 
 
 def test_the_head_alone_is_counted_with_the_tasks_labels(planned, little, tmp_path):

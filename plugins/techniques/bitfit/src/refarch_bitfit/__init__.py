@@ -20,7 +20,6 @@ SPEC = TechniqueSpec(
             parameters=("bias",),
         ),
     ),
-    training={"learning_rate": 3e-3},
 )
 
 

@@ -14,7 +14,7 @@ from refarch_compare.report import rank_picture
 from refarch_compare.report.figures import SHOWN
 from refarch_compare.report.payload import payload
 from refarch_compare.report.report import Report
-from refarch_compare.report.reproduce import commands, recipe
+from refarch_compare.report.reproduce import commands, recipe, studies
 from refarch_compare.report.results import Result, common
 from refarch_compare.report.sections import column_cells, columns, pairs, relation, typology
 from refarch_compare.report.statistics import Comparison, Ranks
@@ -93,6 +93,7 @@ def _words(report: Report) -> dict[str, Any]:
         "failed": report.failed,
         "commands": commands(report),
         "rank_sentences": [found.ranking.sentence() for found in report.ranks if found.ranking],
+        "studies": studies(report),
     }
 
 
@@ -150,8 +151,8 @@ def _shown(result: Result, ends: tuple[float, float], shared: Sequence[str]) -> 
         "metric": result.setting.metric,
         "imported": result.setting.imported,
         "n": found.n,
-        "score": f"{found.mean:.4g}",
-        "range": f"{found.low:.4g} to {found.high:.4g}" if known else "",
+        "score": f"{found.mean:#.4g}",
+        "range": f"{found.low:#.4g} to {found.high:#.4g}" if known else "",
         "left": left,
         "width": round(at(found.high) - left, 2) if found.high is not None and left is not None else 0,
         "at": at(found.mean),

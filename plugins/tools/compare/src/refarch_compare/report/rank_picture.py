@@ -24,7 +24,7 @@ def picture(ranking: Ranking) -> str:
 
     under = TOP + 14 + BARS * len(ranking.groups)
     half = (k + 1) // 2
-    height = under + 14 + ROW * max(half, k - half) + MARGIN
+    height = under + 14 + ROW * (half - 1) + MARGIN
     parts = [f'<path class="line" d="M{left:.1f} {TOP}H{right:.1f}"/>']
     step = max(1, round(high / 12))
     for place in range(1, high + 1, step):

@@ -70,6 +70,31 @@ def commands(report: Report) -> str:
         shlex.join(["refarch", "compare", "report", *roots, *where, *alpha]) + "   # this report",
         shlex.join(["refarch", "compare", "evidence", *roots, *where, "--csv"]) + "   # every run and figure behind it",
     ]
+    lines += [
+        shlex.join(["refarch", "compare", "run", f"{study['root']}/study.json", "--out", "again"])
+        + "   # the study once more, from its beginning"
+        for study in studies(report)
+    ]
     if not isinstance(report.relation, str):
         lines.append(shlex.join(["refarch", "compare", "relate", *roots, *where]) + "   # structure and results")
     return "\n".join(lines)
+
+
+def studies(report: Report) -> list[dict[str, str]]:
+    """The studies among the report's folders: where they are, and what they are as JSON."""
+    found = []
+    for root in report.roots:
+        try:
+            spec = read_json(Path(root, "study.json")) if Path(root, "study.json").is_file() else None
+        except RefarchError:
+            continue
+        if spec:
+            found.append({"root": root, "spec": json.dumps(_said(spec), indent=2)})
+    return found
+
+
+def _said(value: Any) -> Any:
+    """Without what says nothing: fields that are null or empty."""
+    if isinstance(value, dict):
+        return {key: _said(item) for key, item in value.items() if item not in (None, {}, [])}
+    return [_said(item) for item in value] if isinstance(value, list) else value

@@ -17,6 +17,8 @@ MOST_PAIRS = 300
 """Beyond so many pairs, those with too few blocks are counted and not listed."""
 SIDE_BY_SIDE = 8
 """So many techniques are columns of the typology; more are its rows."""
+TINY = 1e-12
+"""A difference of scores below it is none: it comes from adding them up."""
 RELATED = 20
 """For more techniques than these, what turns one into another is not written out."""
 
@@ -77,8 +79,9 @@ def _pair_cells(pair: Pair) -> list[str]:
     if not pair.blocks:
         return ["", "", "", "", "", "", "0"]
     span = f"{d.low:+.3g} to {d.high:+.3g}" if d.low is not None and d.high is not None else ""
+    mean, effect = (0.0, 0.0) if abs(d.mean) < TINY else (d.mean, pair.effect)
     numbers = [_p(pair.corrected_p), _p(pair.t_p), _p(pair.wilcoxon_p)]
-    return [f"{d.mean:+.3g}", span, *numbers, "" if pair.effect is None else f"{pair.effect:+.2f}", str(pair.blocks)]
+    return [f"{mean:+.3g}", span, *numbers, "" if effect is None else f"{effect:+.2f}", str(pair.blocks)]
 
 
 def _p(value: float | None) -> str:

@@ -35,11 +35,12 @@ class Ranking(NamedTuple):
     def sentence(self) -> str:
         """What the ranking shows, in words."""
         order = ", ".join(f"{name} {rank:.2f}" for name, rank in zip(self.names, self.ranks, strict=True))
-        basis = f"over {self.blocks} blocks (Friedman p = {self.p:.2g})"
+        p = f"= {self.p:.2g}" if self.p >= 1e-4 else "< 0.0001"
+        basis = f"over {self.blocks} blocks (Friedman p {p})"
         if self.p > self.alpha:
-            return f"no technique stands out {basis}; mean ranks: {order}"
+            return f"No technique stands out {basis}; mean ranks: {order}"
         distance = f"{self.critical_difference:.2f}"
-        return f"the techniques differ {basis}; mean ranks less than {distance} apart are not told apart: {order}"
+        return f"The techniques differ {basis}; mean ranks less than {distance} apart are not told apart: {order}"
 
 
 def rank(scores: Scores, *, greater_is_better: bool = True, alpha: float = 0.05) -> Ranking:

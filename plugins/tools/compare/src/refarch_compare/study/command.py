@@ -14,20 +14,26 @@ if TYPE_CHECKING:
 
 
 @click.command("run")
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("study", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="The study's folder; studies/NAME otherwise."
 )
 @click.option("--dry-run", is_flag=True, help="Check everything, solve the budget, show the cells, run nothing.")
 @click.option("--retry", is_flag=True, help="Run cells again that have failed.")
+@click.option("--report", is_flag=True, help="Write a report into the study's folder at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the cells, with what became of them, as JSON.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def command(study: Path, out: Path | None, dry_run: bool, retry: bool, as_json: bool, quiet: bool) -> None:
+def command(
+    study: Path | None, out: Path | None, dry_run: bool, retry: bool, report: bool, as_json: bool, quiet: bool
+) -> None:
     """Run a study: techniques x tasks x backbones x seeds, compared fairly.
 
-    STUDY is a YAML file (`refarch compare schema` describes it), or the folder of a study that has begun. The same
-    command resumes a study that was interrupted, killed or extended, and several processes may run it at once: each
-    takes cells that no other one works on. Everything is checked before anything runs.
+    STUDY is a YAML file (`refarch compare schema` describes it), or the folder of a study that has begun. Without it
+    the first study runs, which comes along: six techniques on the model and the data that are installed, some minutes
+    on two cores, with a report at the end.
+
+    The same command resumes a study that was interrupted, killed or extended, and several processes may run it at once:
+    each takes cells that no other one works on. Everything is checked before anything runs.
 
     Runs of one seed share the order of the data and the head's first values. With a budget, each technique gets the
     size at which its modules have about so many trainable parameters. With a search, each technique's learning rate is
@@ -45,16 +51,19 @@ def command(study: Path, out: Path | None, dry_run: bool, retry: bool, as_json: 
 
     \b
     Examples:
+      refarch compare run
       refarch compare run study.yaml --dry-run
-      refarch compare run study.yaml --out studies/first
-      refarch compare run studies/first --retry
+      refarch compare run study.yaml --out studies/mine --report
+      refarch compare run studies/mine --retry
     """  # noqa: D301 - click reads \b as: keep these lines as they are
     from refarch_compare import shown
     from refarch_compare.study.folder import StudyFolder
     from refarch_compare.study.plan import plan
+    from refarch_compare.study.reading import FIRST
     from refarch_compare.study.work import forgive
 
-    spec, folder = _read(study, out)
+    report = report or study is None
+    spec, folder = _read(study or FIRST, out)
     files = StudyFolder(folder)
     registry = _own_registry()
     planned = plan(spec, registry)
@@ -64,8 +73,15 @@ def command(study: Path, out: Path | None, dry_run: bool, retry: bool, as_json: 
     files.begin(planned)
     if retry:
         forgive(planned, files)
-    _work(planned, files, registry, quiet, f"refarch compare run {study}" + (f" --out {out}" if out else ""))
-    click.echo(shown.as_json(_cells(planned, files))) if as_json else _show_results(planned, files)
+    again = " ".join(["refarch compare run", *([str(study)] if study else []), *(["--out", str(out)] if out else [])])
+    _work(planned, files, registry, quiet, again)
+    written = _report(planned, files, registry) if report else None
+    if as_json:
+        click.echo(shown.as_json({**_cells(planned, files), "report": written and str(written)}))
+    else:
+        _show_results(planned, files)
+        if written:
+            click.echo(f"\nthe report, to open in a browser: {written}")
     _complain(planned, files)
 
 
@@ -177,6 +193,19 @@ def _show_results(planned: Plan, files: StudyFolder) -> None:
     shown.table(head, sorted(rows, key=lambda row: (str(row[0]), str(row[1]))))
     for note in planned.notes:
         click.echo(note)
+
+
+def _report(planned: Plan, files: StudyFolder, registry: Any) -> Path | None:
+    """Write the report; None where nothing has come to a result."""
+    from refarch.files import write_text
+    from refarch_compare.report.page import html
+    from refarch_compare.report.report import make
+
+    if not any(files.finished(cell) for cell in planned.cells):
+        return None
+    path = files.path / "report.html"
+    write_text(path, html(make([files.path], registry, title=f"The study {planned.study.name}")))
+    return path
 
 
 def _complain(planned: Plan, files: StudyFolder) -> None:

@@ -120,7 +120,7 @@ def plan(study: StudySpec, registry: Registry) -> Plan:
     if not cells:
         raise UsageError("no technique of the study comes near the budget", "raise budget.tolerance")
     _all_differ(cells)
-    verb = "left out" if study.budget and study.budget.otherwise == "leave out" else "off the budget"
+    verb = "Left out" if study.budget and study.budget.otherwise == "leave out" else "Off the budget"
     return Plan(study=study, cells=tuple(cells), notes=tuple(f"{verb}: {line}" for line in unmet))
 
 

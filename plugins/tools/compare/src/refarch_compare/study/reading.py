@@ -9,6 +9,9 @@ from refarch.cli.building import parse_yaml
 from refarch.errors import DataError
 from refarch_compare.study.spec import StudySpec
 
+FIRST = Path(__file__).with_name("first.yaml")
+"""The study that comes along."""
+
 
 def read_study(path: Path) -> StudySpec:
     """The study in a YAML (or JSON) file; named as the file where it has no name of its own.
