@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -133,6 +133,60 @@ def make_splits(
         validation or None,
         _limited(test, own, options["test_limit"], decided),
     )
+
+
+class Selectable(Protocol):
+    """A split: examples of which some can be taken."""
+
+    def __len__(self) -> int: ...
+
+    def select(self: S, indices: Iterable[int], /) -> S:
+        """These examples, in this order."""
+        ...
+
+
+S = TypeVar("S", bound=Selectable)
+
+
+def parted(
+    splits: Mapping[str, S],
+    options: Mapping[str, Any],
+    seed: int,
+    *,
+    groups: Callable[[S], Sequence[Hashable]],
+    labels: Callable[[S], Sequence[str]] | None = None,
+    where: str,
+) -> dict[str, S]:
+    """The splits that a task works with, of those that its source has; arguments as of :func:`make_splits`.
+
+    Args:
+        splits: ``train``, and ``validation`` and ``test`` where the source has them.
+        options: values of :data:`refarch.SPLIT_OPTIONS`.
+        seed: the run's data seed.
+        groups: gives each example's group.
+        labels: gives what is kept in proportion; nothing is when left out.
+        where: the source, for messages.
+
+    Raises:
+        DataError: there are too few rows for a test split.
+    """
+    train, test = splits["train"], splits.get("test")
+    told = labels or (lambda examples: [""] * len(examples))
+    made = make_splits(
+        options,
+        seed,
+        told(train),
+        groups(train),
+        test_labels=None if test is None else told(test),
+        has_validation="validation" in splits,
+        where=where,
+    )
+    found = {"train": train.select(made.train), "test": (train if test is None else test).select(made.test)}
+    if made.validation is not None:
+        found["validation"] = train.select(made.validation)
+    elif "validation" in splits:
+        found["validation"] = splits["validation"]
+    return found
 
 
 def _limited(rows: list[int], labels: Sequence[str], count: int | None, seed: int) -> list[int]:

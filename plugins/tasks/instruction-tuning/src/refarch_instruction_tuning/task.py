@@ -15,7 +15,7 @@ from refarch.architecture import validate_options
 from refarch.errors import DataError, RunError, UsageError
 from refarch.pipeline.evaluation import generate, mean_loss
 from refarch.pipeline.prompts import IGNORED, TEXT_KINDS, pair_collator
-from refarch.pipeline.splits import make_splits
+from refarch.pipeline.splits import parted
 from refarch.pipeline.task import Rows
 from refarch_instruction_tuning import OPTIONS, answers
 from refarch_instruction_tuning.conversations import Conversations, read_conversations
@@ -65,21 +65,13 @@ class InstructionTuning(Task):
                 "set task.packing=false",
             )
         splits = read_conversations(self.options)
-        train, test = splits["train"], splits.get("test")
-        made = make_splits(
+        self.splits = parted(
+            splits,
             self.options,
             seed,
-            [""] * len(train),
-            [train.asked(index) for index in range(len(train))],
-            test_labels=None if test is None else [""] * len(test),
-            has_validation="validation" in splits,
-            where=train.source,
+            groups=lambda train: [train.asked(index) for index in range(len(train))],
+            where=splits["train"].source,
         )
-        self.splits = {"train": train.select(made.train), "test": (test or train).select(made.test)}
-        if made.validation is not None:
-            self.splits["validation"] = train.select(made.validation)
-        elif "validation" in splits:
-            self.splits["validation"] = splits["validation"]
 
     def model_arguments(self) -> dict[str, Any]:
         """None: the language modelling head is the backbone's own."""

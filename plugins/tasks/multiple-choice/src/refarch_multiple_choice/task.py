@@ -16,7 +16,7 @@ from refarch.architecture import validate_options
 from refarch.errors import RunError, UsageError
 from refarch.pipeline.evaluation import collect, log_likelihoods
 from refarch.pipeline.prompts import TEXT_KINDS, check_template, pair_collator
-from refarch.pipeline.splits import make_splits
+from refarch.pipeline.splits import parted
 from refarch.pipeline.task import Rows
 from refarch_multiple_choice import OPTIONS
 from refarch_multiple_choice.encoding import CONTEXT, ChoiceCollator, Chosen, Compared, chosen, compared
@@ -53,21 +53,14 @@ class MultipleChoice(Task):
             seed: used where the option ``split_seed`` is not set.
         """
         splits = read_questions(self.options)
-        train, test = splits["train"], splits.get("test")
-        made = make_splits(
+        self.splits = parted(
+            splits,
             self.options,
             seed,
-            _answers(train),
-            [" ".join(f"{item.context} {item.text}".lower().split()) for item in train.items],
-            test_labels=None if test is None else _answers(test),
-            has_validation="validation" in splits,
-            where=train.origin,
+            groups=lambda train: [" ".join(f"{item.context} {item.text}".lower().split()) for item in train.items],
+            labels=_answers,
+            where=splits["train"].origin,
         )
-        self.splits = {"train": train.select(made.train), "test": (test or train).select(made.test)}
-        if made.validation is not None:
-            self.splits["validation"] = train.select(made.validation)
-        elif "validation" in splits:
-            self.splits["validation"] = splits["validation"]
 
     def model_arguments(self) -> dict[str, Any]:
         """None: a backbone that writes has its own head, and the new one has one output whatever the choices."""

@@ -16,7 +16,7 @@ from refarch.architecture import validate_options
 from refarch.errors import RunError
 from refarch.pipeline.evaluation import collect, generate
 from refarch.pipeline.prompts import TEXT_KINDS, PairCollator, pair_collator, pair_of
-from refarch.pipeline.splits import make_splits
+from refarch.pipeline.splits import parted
 from refarch.pipeline.task import Rows
 from refarch_question_answering import OPTIONS, squad, windows, written
 from refarch_question_answering.examples import Question, Questions, read_questions
@@ -63,22 +63,15 @@ class QuestionAnswering(Task):
             seed: used where the option ``split_seed`` is not set.
         """
         splits = read_questions(self.options, located=self.formulation not in TEXT_KINDS)
-        train, test = splits["train"], splits.get("test")
-        made = make_splits(
+        self.splits = parted(
+            splits,
             self.options,
             seed,
-            _answered(train),
-            [item.context for item in train.items],
-            test_labels=None if test is None else _answered(test),
-            has_validation="validation" in splits,
-            where=train.source,
+            groups=lambda train: [item.context for item in train.items],
+            labels=_answered,
+            where=splits["train"].source,
         )
-        self.splits = {"train": train.select(made.train), "test": (test or train).select(made.test)}
-        if made.validation is not None:
-            self.splits["validation"] = train.select(made.validation)
-        elif "validation" in splits:
-            self.splits["validation"] = splits["validation"]
-        self._decide([item for part in splits.values() for item in part.items], train.source)
+        self._decide([item for part in splits.values() for item in part.items], splits["train"].source)
 
     def _decide(self, items: Sequence[Question], source: str) -> None:
         """Whether questions may have no answer: as the option says, or as the questions of all splits show."""

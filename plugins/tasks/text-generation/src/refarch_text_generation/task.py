@@ -24,7 +24,7 @@ from refarch.pipeline.prompts import (
     pair_of,
     prompt_room,
 )
-from refarch.pipeline.splits import make_splits
+from refarch.pipeline.splits import parted
 from refarch.pipeline.task import Rows
 from refarch_text_generation import OPTIONS
 from refarch_text_generation.examples import Examples, read_examples
@@ -81,21 +81,13 @@ class TextGeneration(Task):
             seed: used where the option ``split_seed`` is not set.
         """
         splits = read_examples(self.options)
-        train, test = splits["train"], splits.get("test")
-        made = make_splits(
+        self.splits = parted(
+            splits,
             self.options,
             seed,
-            [""] * len(train),
-            [" ".join(item.source.lower().split()) for item in train.items],
-            test_labels=None if test is None else [""] * len(test),
-            has_validation="validation" in splits,
-            where=train.origin,
+            groups=lambda train: [" ".join(item.source.lower().split()) for item in train.items],
+            where=splits["train"].origin,
         )
-        self.splits = {"train": train.select(made.train), "test": (test or train).select(made.test)}
-        if made.validation is not None:
-            self.splits["validation"] = train.select(made.validation)
-        elif "validation" in splits:
-            self.splits["validation"] = splits["validation"]
 
     def model_arguments(self) -> dict[str, Any]:
         """None: the head is the backbone's own."""

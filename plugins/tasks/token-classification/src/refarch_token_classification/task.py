@@ -16,7 +16,7 @@ from refarch.architecture import validate_options
 from refarch.errors import RunError
 from refarch.pipeline.evaluation import collect
 from refarch.pipeline.prompts import pair_collator
-from refarch.pipeline.splits import make_splits
+from refarch.pipeline.splits import parted
 from refarch.pipeline.task import Rows
 from refarch_token_classification import OPTIONS
 from refarch_token_classification.schemes import OUTSIDE, parts
@@ -46,22 +46,15 @@ class TokenClassification(Task):
             seed: used where the option ``split_seed`` is not set.
         """
         corpus = read_corpus(self.options)
-        train, test = corpus.splits["train"], corpus.splits.get("test")
-        made = make_splits(
+        self.names = corpus.names
+        self.splits = parted(
+            corpus.splits,
             self.options,
             seed,
-            _marked(train),
-            [" ".join(words).lower() for words in train.words],
-            test_labels=None if test is None else _marked(test),
-            has_validation="validation" in corpus.splits,
-            where=train.source,
+            groups=lambda train: [" ".join(words).lower() for words in train.words],
+            labels=_marked,
+            where=corpus.splits["train"].source,
         )
-        self.names = corpus.names
-        self.splits = {"train": train.select(made.train), "test": (test or train).select(made.test)}
-        if made.validation is not None:
-            self.splits["validation"] = train.select(made.validation)
-        elif "validation" in corpus.splits:
-            self.splits["validation"] = corpus.splits["validation"]
 
     def model_arguments(self) -> dict[str, Any]:
         """The number of tags and their names."""
