@@ -133,6 +133,22 @@ class TaskSpec(Spec):
             raise ValueError(f"task {self.name!r}: two formulations have one name: {names}")
         return self
 
+    def preset(self, name: str, summary: str, defaults: Mapping[str, Any], **changes: Any) -> TaskSpec:
+        """This task with other defaults, as a task of its own.
+
+        Args:
+            name: its name.
+            summary: one line.
+            defaults: values of options; those of this task stay where they are not named.
+            changes: other fields, such as ``metric``, ``data_licence`` and ``reference``.
+
+        Raises:
+            ValueError: a default names no option, or is no value of it.
+        """
+        own = {field: getattr(self, field) for field in type(self).model_fields}
+        fields = {"name": name, "summary": summary, "kind": "preset", "defaults": {**self.defaults, **defaults}}
+        return TaskSpec(**{**own, **fields, **changes})
+
     def ways(self) -> tuple[Formulation, ...]:
         """All formulations; one that is named ``plain`` where the task declares none."""
         plain = Formulation(name="plain", auto_class=self.auto_class or "-", new_head=self.new_head)

@@ -84,17 +84,7 @@ SPEC = TaskSpec(
 def _preset(
     name: str, summary: str, licence: str, reference: str, defaults: dict[str, object], **changes: object
 ) -> TaskSpec:
-    return SPEC.model_copy(
-        update={
-            "name": name,
-            "summary": summary,
-            "kind": "preset",
-            "defaults": defaults,
-            "data_licence": licence,
-            "reference": reference,
-            **changes,
-        }
-    )
+    return SPEC.preset(name, summary, defaults, data_licence=licence, reference=reference, **changes)
 
 
 PRESETS = (

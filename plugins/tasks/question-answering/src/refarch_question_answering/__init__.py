@@ -87,16 +87,7 @@ SPEC = TaskSpec(
 
 
 def _preset(name: str, summary: str, reference: str, **defaults: object) -> TaskSpec:
-    return SPEC.model_copy(
-        update={
-            "name": name,
-            "summary": summary,
-            "kind": "preset",
-            "defaults": defaults,
-            "data_licence": "CC BY-SA 4.0",
-            "reference": reference,
-        }
-    )
+    return SPEC.preset(name, summary, defaults, data_licence="CC BY-SA 4.0", reference=reference)
 
 
 PRESETS = (

@@ -82,8 +82,7 @@ SPEC = TaskSpec(
 
 
 def _preset(base: TaskSpec, name: str, summary: str, **changes: Any) -> TaskSpec:
-    defaults = {**base.defaults, **changes.pop("defaults", {})}
-    return base.model_copy(update={"name": name, "summary": summary, "kind": "preset", "defaults": defaults, **changes})
+    return base.preset(name, summary, changes.pop("defaults", {}), **changes)
 
 
 SUMMARISATION = _preset(

@@ -73,16 +73,7 @@ _ONTONOTES = (
 
 
 def _preset(name: str, summary: str, licence: str, reference: str, **defaults: object) -> TaskSpec:
-    return SPEC.model_copy(
-        update={
-            "name": name,
-            "summary": summary,
-            "kind": "preset",
-            "defaults": defaults,
-            "data_licence": licence,
-            "reference": reference,
-        }
-    )
+    return SPEC.preset(name, summary, defaults, data_licence=licence, reference=reference)
 
 
 PRESETS = (
