@@ -2,6 +2,7 @@
 
 from refarch.engine.adaptation import Adaptation, Source, adaptations
 from refarch.engine.attach import attach, load
+from refarch.engine.compose import Composition, compose, compositions
 from refarch.engine.fingerprint import Fingerprint
 from refarch.engine.function import Attend, Function, LowRank, SlotShape
 from refarch.engine.rotation import BlockRotation
@@ -12,6 +13,7 @@ __all__ = [
     "Adaptation",
     "Attend",
     "BlockRotation",
+    "Composition",
     "Fingerprint",
     "Function",
     "LowRank",
@@ -22,5 +24,7 @@ __all__ = [
     "Source",
     "adaptations",
     "attach",
+    "compose",
+    "compositions",
     "load",
 ]

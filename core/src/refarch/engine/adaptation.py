@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from refarch.engine.integrate import Bound
 from refarch.engine.plan import Insertion, Plan
 from refarch.engine.sites import Resolver
 from refarch.errors import CompositionError, SlotError
+
+if TYPE_CHECKING:
+    from refarch.engine.compose.composition import Composition
 
 State = Literal["attached", "merged", "detached"]
 HEAD = ModuleSpec(
@@ -154,6 +157,11 @@ class Adaptation:
         """This adaptation's own parameters."""
         return (parameter for _, parameter in self.named_parameters())
 
+    def modules(self) -> tuple[ModuleSpec, ...]:
+        """The module specs that are at work, with options decided; the selection of a head that trains along too."""
+        own = tuple(map(self.technique.decided, self.technique.technique.modules))
+        return (*own, HEAD) if self.train_head else own
+
     def functions(self) -> Iterator[tuple[str, Function]]:
         """The functions by address."""
         for insertion in self.insertions:
@@ -234,6 +242,11 @@ class Adaptation:
         self._enabled = value
         selection.refresh(self.model)
 
+    @property
+    def active(self) -> bool:
+        """Whether it is enabled, and so is each composition that it is a part of."""
+        return self._enabled and all(composition.enabled for composition in self._compositions())
+
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
         """While inside, the model computes without this adaptation."""
@@ -253,6 +266,7 @@ class Adaptation:
             CompositionError: it is merged; ``unmerge()`` first, or ``commit()`` to keep the merged weights.
         """
         self._require("attached", "detach")
+        self._require_alone("detach")
         for binding in reversed(self.bound):
             binding.detach()
         if self.copies:
@@ -283,6 +297,18 @@ class Adaptation:
         }
         raise CompositionError(f"adaptation {self.name!r} is {self.state}; cannot {what} it", hints[self.state])
 
+    def _compositions(self) -> list[Composition]:
+        container = Attached.of(self.model)
+        found = container.compositions if container else ()
+        return [composition for composition in found if any(part is self for part in composition.parts.values())]
+
+    def _require_alone(self, what: str) -> None:
+        for composition in self._compositions():
+            raise CompositionError(
+                f"adaptation {self.name!r} is a part of composition {composition.name!r}; cannot {what} it alone",
+                f"detach or {what} the composition, or disable the part",
+            )
+
     # algebra and files ---------------------------------------------------------------------------------------------
 
     def merge_reasons(self, *, in_memory: bool = True) -> list[str]:
@@ -307,6 +333,7 @@ class Adaptation:
         from refarch.engine.merge import merge
 
         self._require("attached", "merge")
+        self._require_alone("merge")
         merge(self)
 
     def unmerge(self) -> None:
@@ -389,9 +416,15 @@ def adaptations(model: nn.Module) -> tuple[Adaptation, ...]:
     return tuple(container.order) if container else ()
 
 
+def taken_names(model: nn.Module) -> set[str]:
+    """Names that nothing new on a model can have."""
+    container = Attached.of(model)
+    return {*RESERVED, *(container._modules if container else ())}
+
+
 def unused_name(model: nn.Module, wanted: str) -> str:
     """``wanted``, or ``wanted-2`` and so on if the model has an adaptation of that name."""
-    taken = {adaptation.name for adaptation in adaptations(model)} | RESERVED
+    taken = taken_names(model)
     name, number = wanted, 2
     while name in taken:
         name, number = f"{wanted}-{number}", number + 1

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 from refarch.architecture import ConfiguredTechnique, FamilySpec, TechniqueSpec
 from refarch.engine import checkpoint as files
 from refarch.engine import plan as planning
-from refarch.engine.adaptation import Adaptation, Source, adaptations, unused_name
-from refarch.engine.attached import RESERVED
+from refarch.engine.adaptation import Adaptation, Source, adaptations, taken_names, unused_name
 from refarch.engine.fingerprint import fingerprint
 from refarch.engine.function import fold
 from refarch.engine.quantised import refuse_without_gradients
@@ -190,7 +189,7 @@ def _check_training(model: PreTrainedModel, plan: planning.Plan, trainable: bool
 def _label(model: PreTrainedModel, name: str | None, default: str) -> str:
     if name is None:
         name = unused_name(model, default)
-    taken = {adaptation.name for adaptation in adaptations(model)} | RESERVED
+    taken = taken_names(model)
     if not name or "." in name or name in taken:
         raise CompositionError(
             f"the adaptation's name {name!r} is empty, has a dot, or is taken on this model or by torch",

@@ -11,8 +11,9 @@ from refarch.errors import SpecError
 
 if TYPE_CHECKING:
     from refarch.engine.adaptation import Adaptation
+    from refarch.engine.compose.composition import Composition
 
-RESERVED = frozenset(dir(nn.Module())) | {"order", "trained", "fingerprint"}
+RESERVED = frozenset(dir(nn.Module())) | {"order", "trained", "fingerprint", "compositions"}
 """Names that neither an adaptation nor a module of it can have, because torch's modules and :class:`Attached` do."""
 
 
@@ -42,6 +43,8 @@ class Attached(nn.Module):
         super().__init__()
         self.order: list[Adaptation] = []
         """In the order of attachment: the last one is outermost."""
+        self.compositions: list[Composition] = []
+        """In the order in which they were made."""
         self.trained: dict[str, bool] = {}
         """Which base parameters trained before; none do while something is attached."""
         for name, parameter in model.named_parameters():

@@ -79,6 +79,8 @@ def _order(binding: Bound) -> str:
                 f"adaptation {other.owner.name!r} was attached before and reads this layer's input as rescaled here;"
                 f" detach {other.owner.name!r} first"
             )
+        if not isinstance(other, (Bound, Carrier)):
+            return "a composition was attached before and runs inside it; detach that first"
         if isinstance(other, Bound) and other.owner is not binding.owner and not binding.commutes(other):
             return (
                 f"adaptation {other.owner.name!r} ({other.spec.integration}) was attached before and does not commute"
@@ -200,9 +202,8 @@ def _innermost(binding: object) -> None:
     assert isinstance(binding, Bound)
     dispatcher = Dispatcher.of(binding.site.end.module)
     assert dispatcher is not None
-    dispatcher.bindings.remove(binding)
-    own = sum(1 for other in dispatcher.bindings if getattr(other, "owner", None) is binding.owner)
-    dispatcher.bindings.insert(own, binding)
+    own = [other for other in dispatcher.bindings if getattr(other, "owner", None) is binding.owner]
+    dispatcher.move(binding, len(own) - 1)
 
 
 def commit(adaptation: Adaptation) -> None:

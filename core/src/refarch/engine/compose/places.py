@@ -1,0 +1,212 @@
+"""The places of a model where parts of a composition are bound, and the groups that run there in their stead."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from refarch.engine import attention
+from refarch.engine.attention import KeyValueBound
+from refarch.engine.compose.nodes import Inner, Leaf, Node, Several, Weights
+from refarch.engine.compose.rows import Rows
+from refarch.engine.compose.split import SplitNode
+from refarch.engine.dispatch import Dispatcher
+from refarch.engine.inputs import InputsBound, InputsSeam
+from refarch.engine.integrate import Bound, Carrier
+from refarch.engine.linear import part_rows, widths
+from refarch.engine.sites import Site
+
+if TYPE_CHECKING:
+    from refarch.engine.adaptation import Adaptation
+    from refarch.engine.compose.composition import Composition
+
+
+@dataclasses.dataclass
+class Place:
+    """One place.
+
+    Attributes:
+        kind: ``module``, ``key_value`` or ``inputs``.
+        module: which has the dispatcher or the seam.
+        bindings: by part, innermost first.
+        group: what runs there.
+    """
+
+    kind: str
+    module: nn.Module
+    bindings: dict[str, list[Any]]
+    group: Group | None = None
+
+    @property
+    def site(self) -> Site:
+        """Of the first binding that is no carrier."""
+        found: Site = next(b.site for own in self.bindings.values() for b in own if not isinstance(b, Carrier))
+        return found
+
+    @property
+    def carries_only(self) -> bool:
+        """Whether nothing happens here but what carriers note."""
+        return all(isinstance(b, Carrier) for own in self.bindings.values() for b in own)
+
+    def before(self) -> list[Any]:
+        """What runs inside all parts: what was attached before the first of them."""
+        if self.kind != "module":
+            return []
+        dispatcher = Dispatcher.of(self.module)
+        assert dispatcher is not None
+        if self.group is not None:
+            return dispatcher.inner_to(self.group)  # type: ignore[arg-type]
+        own = [binding for bindings in self.bindings.values() for binding in bindings]
+        return dispatcher.running[: min(dispatcher.running.index(binding) for binding in own)]
+
+    def widths(self) -> tuple[int, int]:
+        """(width of what is read, width of what is returned)."""
+        site = self.site
+        if self.kind == "key_value":
+            assert site.entry is not None
+            d_in, d_out = widths(site.entry.module)
+            return d_in, len(part_rows(d_out, site.entry.part))
+        if site.ref.slot.kind in ("layer", "embedding"):
+            return site.shape.d_out, site.shape.d_out
+        return widths(self.module)
+
+
+def find(parts: Iterable[Adaptation]) -> list[Place]:
+    """All places of some adaptations, each once."""
+    parts = list(parts)
+    modules: dict[nn.Module, None] = {}
+    attended: dict[nn.Module, None] = {}
+    inputs: dict[nn.Module, None] = {}
+    for binding in (binding for part in parts for binding in part.bound):
+        if isinstance(binding, InputsBound):
+            inputs[binding.site.end.module] = None
+            continue
+        if isinstance(binding, KeyValueBound):
+            attended[binding.site.end.module] = None
+        else:
+            modules[binding.site.end.module] = None
+        if binding.carrier is not None:
+            assert binding.site.entry is not None
+            modules[binding.site.entry.module] = None
+    found = [Place("module", module, _of(_dispatched(module), parts)) for module in modules]
+    found += [Place("key_value", module, _of(attention.tokens_at(module), parts)) for module in attended]
+    found += [Place("inputs", module, _of(InputsSeam.of(module).bindings, parts)) for module in inputs]
+    return found
+
+
+def _dispatched(module: nn.Module) -> list[Any]:
+    dispatcher = Dispatcher.of(module)
+    assert dispatcher is not None
+    return dispatcher.bindings
+
+
+def _of(bindings: Sequence[Any], parts: Sequence[Adaptation]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for part in parts:
+        own = [binding for binding in bindings if binding.owner is part]
+        if own:
+            found[part.name] = own
+    return found
+
+
+class Group:
+    """What runs at a place for a composition.
+
+    Args:
+        owner: the composition.
+        place: where.
+        root: the expression there.
+    """
+
+    def __init__(self, owner: Composition, place: Place, root: Node) -> None:
+        self.owner, self.place, self.root = owner, place, root
+        place.group = self
+        self.covered = [binding for leaf in root.leaves() for binding in leaf.bindings]
+        self.carriers = [b.carrier for b in self.covered if isinstance(b, (Bound, KeyValueBound)) and b.carrier]
+        for carrier in self.carriers:
+            carrier.keeps = True
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the composition and any part of it take part."""
+        return self.owner.enabled and self.root.enabled
+
+    def covers(self, binding: object) -> bool:
+        """Whether a binding is one of the parts'."""
+        return any(binding is own for own in self.covered)
+
+    def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None) -> Tensor:
+        """The composed map."""
+        try:
+            return self.root(inner, x, leaf)
+        finally:
+            for carrier in self.carriers:
+                carrier.held = None
+
+    def merged(self, weight: Tensor, bias: Tensor | None) -> Weights:
+        """As of any node."""
+        return self.root.merged(weight, bias)
+
+    def algebra_reason(self) -> str:
+        """As of any node."""
+        return self.root.algebra_reason()
+
+    def attach(self) -> None:
+        """Run in the parts' place."""
+        if self.place.kind == "module":
+            dispatcher = Dispatcher.of(self.place.module)
+            assert dispatcher is not None
+            dispatcher.group(self)
+        elif self.place.kind == "key_value":
+            attention.group(self.place.module, self)
+        else:
+            InputsSeam.of(self.place.module).groups.append(self)
+
+    def detach(self) -> None:
+        """Let the parts run by themselves again."""
+        for carrier in self.carriers:
+            carrier.keeps = False
+        if self.place.kind == "module":
+            dispatcher = Dispatcher.of(self.place.module)
+            assert dispatcher is not None
+            dispatcher.ungroup(self)
+        elif self.place.kind == "key_value":
+            attention.ungroup(self.place.module, self)
+        else:
+            InputsSeam.of(self.place.module).groups.remove(self)
+
+    def tokens_by_row(self, size: int) -> list[Tensor]:
+        """At ``inputs``: the tokens of each of so many rows, [l, d], the last part's first."""
+        rows = self.owner.state.rows
+        names = (None,) * size if rows is None else rows.names
+        made: dict[tuple[int, ...], Tensor] = {}
+        found = []
+        width = self.place.site.shape.d_out
+        for name in names:
+            chosen = tuple(i for i, leaf in enumerate(self.root.leaves()) if leaf in _chosen(self.root, name, rows))
+            if chosen not in made:
+                own = [b.function() for i in reversed(chosen) for b in reversed(self.root.leaves()[i].bindings)]
+                like = next(iter(self.owner.model.parameters()))
+                made[chosen] = torch.cat(own) if own else like.new_zeros(0, width)
+            found.append(made[chosen])
+        if rows is not None:
+            order = rows.among(size).tolist()
+            times = len(order) // len(names)
+            found = [own for own in found for _ in range(times)]
+        return found
+
+
+def _chosen(node: Node, name: str | None, rows: Rows | None) -> list[Leaf]:
+    """The parts at ``inputs`` that are a row's, in order."""
+    if isinstance(node, Leaf):
+        return [node] if node.enabled else []
+    assert isinstance(node, Several)
+    if isinstance(node, SplitNode):
+        node.require(rows)
+        term = None if name is None else node.member.get(name)
+        return [leaf for index, own in node.active() if index == term for leaf in _chosen(own, name, rows)]
+    return [leaf for _, own in node.active() for leaf in _chosen(own, name, rows)]
