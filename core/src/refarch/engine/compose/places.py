@@ -124,7 +124,6 @@ class Group:
 
     def __init__(self, owner: Composition, place: Place, root: Node) -> None:
         self.owner, self.place, self.root = owner, place, root
-        place.group = self
         self.covered = [binding for leaf in root.leaves() for binding in leaf.bindings]
         self.carriers = [b.carrier for b in self.covered if isinstance(b, (Bound, KeyValueBound)) and b.carrier]
         for carrier in self.carriers:
@@ -157,6 +156,7 @@ class Group:
 
     def attach(self) -> None:
         """Run in the parts' place."""
+        self.place.group = self
         if self.place.kind == "module":
             dispatcher = Dispatcher.of(self.place.module)
             assert dispatcher is not None
@@ -168,6 +168,7 @@ class Group:
 
     def detach(self) -> None:
         """Let the parts run by themselves again."""
+        self.place.group = None
         for carrier in self.carriers:
             carrier.keeps = False
         if self.place.kind == "module":
