@@ -40,14 +40,18 @@ if TYPE_CHECKING:
         BlockRotation,
         Composition,
         Function,
+        Judgement,
         LowRank,
         Schedule,
         SlotShape,
         adaptations,
         attach,
+        combine,
         compose,
         compositions,
+        judge,
         load,
+        to_low_rank,
     )
     from refarch.errors import RefarchError
     from refarch.pipeline import Data, Pool, RunFolder, Task, run
@@ -84,14 +88,18 @@ _ENGINE = (
     "BlockRotation",
     "Composition",
     "Function",
+    "Judgement",
     "LowRank",
     "Schedule",
     "SlotShape",
     "adaptations",
     "attach",
+    "combine",
     "compose",
     "compositions",
+    "judge",
     "load",
+    "to_low_rank",
 )
 _NAMES = {
     **dict.fromkeys(_ARCHITECTURE, "refarch.architecture"),
@@ -116,6 +124,7 @@ __all__ = [
     "Formulation",
     "Function",
     "Gate",
+    "Judgement",
     "Layers",
     "LowRank",
     "ModelSpec",
@@ -141,12 +150,15 @@ __all__ = [
     "__version__",
     "adaptations",
     "attach",
+    "combine",
     "compose",
     "compositions",
     "default_registry",
     "hookimpl",
+    "judge",
     "load",
     "run",
+    "to_low_rank",
 ]
 
 

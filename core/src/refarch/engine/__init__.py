@@ -1,8 +1,9 @@
 """The standard components in torch, each once: resolve slots, bind, integrate, merge, save."""
 
-from refarch.engine.adaptation import Adaptation, Source, adaptations
+from refarch.engine.adaptation import Adaptation, Source
 from refarch.engine.attach import attach, load
-from refarch.engine.compose import Composition, compose, compositions
+from refarch.engine.attached import adaptations
+from refarch.engine.compose import Composition, Judgement, combine, compose, compositions, judge, to_low_rank
 from refarch.engine.fingerprint import Fingerprint
 from refarch.engine.function import Attend, Function, LowRank, SlotShape
 from refarch.engine.rotation import BlockRotation
@@ -16,6 +17,7 @@ __all__ = [
     "Composition",
     "Fingerprint",
     "Function",
+    "Judgement",
     "LowRank",
     "Resolver",
     "Schedule",
@@ -24,7 +26,10 @@ __all__ = [
     "Source",
     "adaptations",
     "attach",
+    "combine",
     "compose",
     "compositions",
+    "judge",
     "load",
+    "to_low_rank",
 ]

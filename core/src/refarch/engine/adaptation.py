@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from refarch.architecture import ModuleSpec, parse_slot
 from refarch.architecture.base import Spec
 from refarch.engine import schedule, selection
-from refarch.engine.attached import RESERVED, Attached, Tree
+from refarch.engine.attached import Attached, Tree, compositions_with, refuse_part
 from refarch.engine.attending import AttendingBound
 from refarch.engine.attention import KeyValueBound
 from refarch.engine.fingerprint import Fingerprint, fingerprint
@@ -24,9 +24,6 @@ from refarch.engine.integrate import Bound
 from refarch.engine.plan import Insertion, Plan
 from refarch.engine.sites import Resolver
 from refarch.errors import CompositionError, SlotError
-
-if TYPE_CHECKING:
-    from refarch.engine.compose.composition import Composition
 
 State = Literal["attached", "merged", "detached"]
 HEAD = ModuleSpec(
@@ -245,7 +242,7 @@ class Adaptation:
     @property
     def active(self) -> bool:
         """Whether it is enabled, and so is each composition that it is a part of."""
-        return self._enabled and all(composition.enabled for composition in self._compositions())
+        return self._enabled and all(composition.enabled for composition in compositions_with(self))
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
@@ -266,7 +263,7 @@ class Adaptation:
             CompositionError: it is merged; ``unmerge()`` first, or ``commit()`` to keep the merged weights.
         """
         self._require("attached", "detach")
-        self._require_alone("detach")
+        refuse_part(self, "detach")
         for binding in reversed(self.bound):
             binding.detach()
         if self.copies:
@@ -297,18 +294,6 @@ class Adaptation:
         }
         raise CompositionError(f"adaptation {self.name!r} is {self.state}; cannot {what} it", hints[self.state])
 
-    def _compositions(self) -> list[Composition]:
-        container = Attached.of(self.model)
-        found = container.compositions if container else ()
-        return [composition for composition in found if any(part is self for part in composition.parts.values())]
-
-    def _require_alone(self, what: str) -> None:
-        for composition in self._compositions():
-            raise CompositionError(
-                f"adaptation {self.name!r} is a part of composition {composition.name!r}; cannot {what} it alone",
-                f"detach or {what} the composition, or disable the part",
-            )
-
     # algebra and files ---------------------------------------------------------------------------------------------
 
     def merge_reasons(self, *, in_memory: bool = True) -> list[str]:
@@ -333,7 +318,7 @@ class Adaptation:
         from refarch.engine.merge import merge
 
         self._require("attached", "merge")
-        self._require_alone("merge")
+        refuse_part(self, "merge")
         merge(self)
 
     def unmerge(self) -> None:
@@ -408,24 +393,3 @@ class Adaptation:
     def __repr__(self) -> str:
         model = type(self.model).__name__
         return f"<Adaptation {self.name!r}: {self.technique.name} on {model}, {self.count():,} trainable, {self.state}>"
-
-
-def adaptations(model: nn.Module) -> tuple[Adaptation, ...]:
-    """The adaptations on a model, in the order of attachment."""
-    container = Attached.of(model)
-    return tuple(container.order) if container else ()
-
-
-def taken_names(model: nn.Module) -> set[str]:
-    """Names that nothing new on a model can have."""
-    container = Attached.of(model)
-    return {*RESERVED, *(container._modules if container else ())}
-
-
-def unused_name(model: nn.Module, wanted: str) -> str:
-    """``wanted``, or ``wanted-2`` and so on if the model has an adaptation of that name."""
-    taken = taken_names(model)
-    name, number = wanted, 2
-    while name in taken:
-        name, number = f"{wanted}-{number}", number + 1
-    return name

@@ -12,9 +12,11 @@ from transformers import PreTrainedModel
 from refarch.architecture import ConfiguredTechnique, FamilySpec, TechniqueSpec
 from refarch.engine import checkpoint as files
 from refarch.engine import plan as planning
-from refarch.engine.adaptation import Adaptation, Source, adaptations, taken_names, unused_name
+from refarch.engine.adaptation import Adaptation, Source
+from refarch.engine.attached import adaptations, taken_names, unused_name
 from refarch.engine.fingerprint import fingerprint
 from refarch.engine.function import fold
+from refarch.engine.given import GIVEN
 from refarch.engine.quantised import refuse_without_gradients
 from refarch.engine.sites import Resolver
 from refarch.errors import CompositionError, SpecError, UsageError
@@ -123,7 +125,8 @@ def load(
     if isinstance(technique, ConfiguredTechnique):
         configured = technique
     else:
-        configured = files.trusted_technique(saved, technique, registry)
+        given = GIVEN.get(saved.technique.name) if technique is None else technique
+        configured = files.trusted_technique(saved, given, registry)
     resolver = Resolver(model, family or _family(model, registry))
     present = adaptations(model)
     base = present[0].base_fingerprint() if present else fingerprint(model, [place.path for place in resolver.head()])

@@ -1,6 +1,17 @@
 """Composition of adaptations: expressions of operators, derived for every technique from its properties."""
 
+from refarch.engine.compose.combine import combine, to_low_rank
 from refarch.engine.compose.composition import Composition, compositions
+from refarch.engine.compose.judge import Finding, Judgement, judge
 from refarch.engine.compose.make import compose
 
-__all__ = ["Composition", "compose", "compositions"]
+__all__ = [
+    "Composition",
+    "Finding",
+    "Judgement",
+    "combine",
+    "compose",
+    "compositions",
+    "judge",
+    "to_low_rank",
+]

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from refarch.architecture import ConfiguredTechnique, TechniqueSpec
+from refarch.architecture.expression import WEIGHT, Operator, Term, read_expression
 from refarch.architecture.expression import parts as names_of
-from refarch.architecture.expression import read_expression
-from refarch.engine.adaptation import Adaptation, adaptations, taken_names
-from refarch.engine.attach import attach, load
+from refarch.engine.adaptation import Adaptation
+from refarch.engine.attached import taken_names, unused_name
+from refarch.engine.compose.combine import evaluate, put_away
 from refarch.engine.compose.composition import Composition
-from refarch.errors import CompositionError, did_you_mean
+from refarch.engine.compose.parts import Part, Taken, take
+from refarch.errors import CompositionError, UsageError
 from refarch.plugins.registry import Registry
-
-Part = Adaptation | TechniqueSpec | ConfiguredTechnique | str | Path
-"""What a part may be given as: an adaptation of the model; a technique, attached anew; the folder of a saved
-adaptation.
-"""
 
 
 def compose(
@@ -34,6 +29,9 @@ def compose(
     registry: Registry | None = None,
 ) -> Composition:
     """Combine adaptations of a model by an expression.
+
+    Weight operators in it are computed now; what they give is a part under the operator's label, in the place of those
+    that it was made of, which leave the model unless the expression names them elsewhere.
 
     Args:
         model: a transformers model.
@@ -52,53 +50,35 @@ def compose(
             in conflict are named. The model is as it was.
     """
     wanted = read_expression(expression)
-    given = dict(parts or {})
-    needed = names_of(wanted)
-    _check_names(model, name, needed, given)
-    added: list[Adaptation] = []
-    try:
-        found = {}
-        for label in needed:
-            found[label], new = _part(model, label, given.get(label), seed, trainable, registry)
-            added += [found[label]] if new else []
-        return Composition(model, wanted, found, name=name, seed=seed, trainable=trainable)
-    except BaseException:
-        for adaptation in reversed(added):
-            if adaptation.state == "attached":
-                adaptation.detach()
-        raise
-
-
-def _check_names(model: PreTrainedModel, name: str, needed: tuple[str, ...], given: Mapping[str, Part]) -> None:
-    present = {adaptation.name for adaptation in adaptations(model)}
-    strange = [label for label in given if label not in needed]
-    if strange:
-        raise CompositionError(
-            f"{strange[0]!r} is given, but the expression does not name it", did_you_mean(strange[0], needed)
-        )
-    for label in needed:
-        if label not in given and label not in present:
-            raise CompositionError(
-                f"the expression names {label!r}, but the model has no adaptation of that name",
-                f"attach it first, or say what it is with parts={{{label!r}: ...}}; {did_you_mean(label, present)}",
-            )
+    if isinstance(wanted, WEIGHT):
+        raise UsageError(f"{wanted} makes one adaptation, once", "use refarch.combine")
     if name in taken_names(model) or "." in name or not name:
         raise CompositionError(f"the composition's name {name!r} is empty, has a dot, or is taken on this model")
+    with take(model, wanted, parts, seed=seed, trainable=trainable, registry=registry) as taken:
+        made: dict[str, Adaptation] = {}
+        try:
+            flat = _flat(wanted, taken, made, trainable)
+            composition = Composition(model, flat, {**taken.found, **made}, name=name, seed=seed, trainable=trainable)
+        except BaseException:
+            for adaptation in reversed(list(made.values())):
+                adaptation.detach()
+            raise
+    put_away([part for label, part in taken.found.items() if label not in composition.parts], keep=False)
+    return composition
 
 
-def _part(
-    model: PreTrainedModel, label: str, given: Part | None, seed: int, trainable: bool, registry: Registry | None
-) -> tuple[Adaptation, bool]:
-    """The adaptation of a name, and whether it is new on the model."""
-    if given is None:
-        return next(adaptation for adaptation in adaptations(model) if adaptation.name == label), False
-    if isinstance(given, Adaptation):
-        if given.model is not model or given.state != "attached" or given.name != label:
-            raise CompositionError(
-                f"part {label!r} is given as {given!r}, which is not attached to this model under that name",
-                "name parts in the expression as they are named on the model",
-            )
-        return given, False
-    if isinstance(given, Path):
-        return load(model, given, name=label, trainable=trainable, registry=registry), True
-    return attach(model, given, name=label, seed=seed, trainable=trainable, registry=registry), True
+def _flat(expression: str | Operator, taken: Taken, made: dict[str, Adaptation], trainable: bool) -> str | Operator:
+    """The expression with weight operators computed: each is now a part."""
+    if isinstance(expression, str):
+        return expression
+    terms = []
+    for term in expression.terms:
+        if not isinstance(term.of, WEIGHT):
+            terms.append(term.model_copy(update={"of": _flat(term.of, taken, made, trainable)}))
+            continue
+        label = term.label or unused_name(taken.model, str(term.of.op))  # type: ignore[attr-defined]
+        if label in names_of(expression):
+            raise CompositionError(f"{label!r} names both a part and what {term.of} gives", "choose another label")
+        made[label] = evaluate(term.of, taken, label, None, trainable)
+        terms.append(Term(of=label, weight=term.weight))
+    return type(expression).model_validate({**dict(expression), "terms": terms})

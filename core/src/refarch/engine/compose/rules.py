@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from refarch.architecture import ModuleSpec
-from refarch.architecture.expression import Operator, Route, Split, Stack, to_text
+from refarch.architecture.expression import WEIGHT, Operator, Route, Split, Stack, parts, to_text
 from refarch.engine.compose.nodes import Leaf
 from refarch.engine.compose.places import Group
 from refarch.engine.integrate import Bound, changes_weights
@@ -35,23 +35,17 @@ def obstacles(expression: str | Operator, specs: Specs) -> Iterator[Obstacle]:
         return
     for term in expression.terms:
         yield from obstacles(term.of, specs)
-    if isinstance(expression, Stack):
+    if isinstance(expression, (Stack, *WEIGHT)):
         return
     op = str(expression.op)  # type: ignore[attr-defined]
     for term in expression.terms:
-        for part in _parts(term.of):
+        for part in parts(term.of):
             for spec in specs[part]:
                 for slot in spec.workspace:
                     found = _obstacle(expression, spec, slot)
                     if found is not None:
                         name, reason, hint = found
                         yield Obstacle(op, part, slot, name, reason, hint)
-
-
-def _parts(expression: str | Operator) -> list[str]:
-    from refarch.architecture.expression import parts
-
-    return list(parts(expression))
 
 
 def _obstacle(operator: Operator, spec: ModuleSpec, slot: str) -> tuple[str, str, str] | None:
