@@ -213,7 +213,7 @@ class Composition:
         """All of them."""
         return (parameter for _, parameter in self.named_parameters())
 
-    def train_only_combiners(self) -> None:
+    def train_combiners_only(self) -> None:
         """Freeze the parts, as AdapterFusion and routers of finished parts are trained."""
         for part in self.parts.values():
             for parameter in part.parameters():
