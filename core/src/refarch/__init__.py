@@ -49,8 +49,10 @@ if TYPE_CHECKING:
         combine,
         compose,
         compositions,
+        export,
         judge,
         load,
+        load_composition,
         to_low_rank,
     )
     from refarch.errors import RefarchError
@@ -97,8 +99,10 @@ _ENGINE = (
     "combine",
     "compose",
     "compositions",
+    "export",
     "judge",
     "load",
+    "load_composition",
     "to_low_rank",
 )
 _NAMES = {
@@ -154,9 +158,11 @@ __all__ = [
     "compose",
     "compositions",
     "default_registry",
+    "export",
     "hookimpl",
     "judge",
     "load",
+    "load_composition",
     "run",
     "to_low_rank",
 ]

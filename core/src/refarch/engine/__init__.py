@@ -3,7 +3,17 @@
 from refarch.engine.adaptation import Adaptation, Source
 from refarch.engine.attach import attach, load
 from refarch.engine.attached import adaptations
-from refarch.engine.compose import Composition, Judgement, combine, compose, compositions, judge, to_low_rank
+from refarch.engine.compose import (
+    Composition,
+    Judgement,
+    combine,
+    compose,
+    compositions,
+    export,
+    judge,
+    load_composition,
+    to_low_rank,
+)
 from refarch.engine.fingerprint import Fingerprint
 from refarch.engine.function import Attend, Function, LowRank, SlotShape
 from refarch.engine.rotation import BlockRotation
@@ -29,7 +39,9 @@ __all__ = [
     "combine",
     "compose",
     "compositions",
+    "export",
     "judge",
     "load",
+    "load_composition",
     "to_low_rank",
 ]

@@ -242,7 +242,7 @@ class Adaptation:
     @property
     def active(self) -> bool:
         """Whether it is enabled, and so is each composition that it is a part of."""
-        return self._enabled and all(composition.enabled for composition in compositions_with(self))
+        return self._enabled and all(composition.active for composition in compositions_with(self))
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from refarch.engine.function import fold
 from refarch.engine.given import GIVEN
 from refarch.engine.quantised import refuse_without_gradients
 from refarch.engine.sites import Resolver
-from refarch.errors import CompositionError, SpecError, UsageError
+from refarch.errors import CheckpointError, CompositionError, SpecError, UsageError
 from refarch.plugins.registry import Registry, default_registry
 
 Technique = str | TechniqueSpec | ConfiguredTechnique
@@ -121,6 +121,8 @@ def load(
         CheckpointError: the files are truncated or altered, or the base, slots, shapes or functions differ. The model
             is untouched.
     """
+    if (Path(folder) / "composition.json").is_file():
+        raise CheckpointError(f"{folder} holds a composition of several", "load it with refarch.load_composition")
     saved, tensors = files.read(Path(folder))
     if isinstance(technique, ConfiguredTechnique):
         configured = technique

@@ -2,8 +2,10 @@
 
 from refarch.engine.compose.combine import combine, to_low_rank
 from refarch.engine.compose.composition import Composition, compositions
+from refarch.engine.compose.files import load_composition
 from refarch.engine.compose.judge import Finding, Judgement, judge
 from refarch.engine.compose.make import compose
+from refarch.engine.compose.merging import export
 
 __all__ = [
     "Composition",
@@ -12,6 +14,8 @@ __all__ = [
     "combine",
     "compose",
     "compositions",
+    "export",
     "judge",
+    "load_composition",
     "to_low_rank",
 ]

@@ -17,11 +17,16 @@ from refarch.engine.integrate import Bound, Carrier
 from refarch.errors import CompositionError
 
 if TYPE_CHECKING:
+    from refarch.engine.adaptation import Adaptation
     from refarch.engine.compose.composition import Composition
 
 
 class Builder:
     """Builds the groups of one composition.
+
+    Args:
+        owner: the composition.
+        parts: its parts, by the names that the expression has for them.
 
     Attributes:
         groups: what runs, by place.
@@ -30,8 +35,8 @@ class Builder:
         combiners: the operators' own modules, by path.
     """
 
-    def __init__(self, owner: Composition) -> None:
-        self.owner, self.state = owner, owner.state
+    def __init__(self, owner: Composition, parts: Mapping[str, Adaptation]) -> None:
+        self.owner, self.parts, self.state = owner, parts, owner.state
         self.keys = {id(op): number for number, op in enumerate(operators(owner.expression))}
         self.labels = _labels(owner.expression)
         self.members = {id(op): _members(op) for op in operators(owner.expression) if isinstance(op, Split)}
@@ -45,7 +50,7 @@ class Builder:
 
     def build(self) -> None:
         """All groups. First without keeping them, to see which terms of splits need all rows."""
-        found = find(self.owner.parts.values())
+        found = find(self.parts, self.owner)
         for place in found:
             self._node(self.owner.expression, place, [])
         self.dry = False
@@ -169,7 +174,8 @@ def _members(split: Operator) -> Mapping[str, int]:
 def _by_rows(inside: list[Any]) -> bool:
     """Whether what runs inside computes the same for some rows as for all: it has noted nothing for all of them."""
     for item in inside:
-        for binding in (b for leaf in item.leaves() for b in leaf.bindings) if isinstance(item, Node) else (item,):
+        own = item.leaves() if isinstance(item, Node) else item.root.leaves() if isinstance(item, Group) else ()
+        for binding in [b for leaf in own for b in leaf.bindings] or [item]:
             attends = not isinstance(binding, Carrier) and binding.spec.form == "attention"
             if attends or getattr(binding, "carrier", None) is not None:
                 return False

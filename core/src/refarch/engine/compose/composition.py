@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from refarch.architecture.expression import Operator, Split, operators, parts, to_text
+from refarch.architecture.expression import Operator, parts, to_text
 from refarch.engine import selection
 from refarch.engine.adaptation import Adaptation
 from refarch.engine.attached import Attached, Tree
+from refarch.engine.compose import merging
 from refarch.engine.compose.build import Builder, names_in
+from refarch.engine.compose.places import Group
 from refarch.engine.compose.rows import Rows, State
 from refarch.engine.compose.rules import refuse_impossible, refuse_unreadable
 from refarch.engine.dispatch import Dispatcher
@@ -34,7 +37,7 @@ class Composition:
         expression: how the parts are combined.
         parts: the adaptations by the names that they have in the expression and on the model.
         tree: the operators' own modules (routers, fusions), a child of the model.
-        status: ``attached`` or ``detached``.
+        status: ``attached``, ``merged`` or ``detached``.
         state: what is known of the present call.
     """
 
@@ -53,45 +56,107 @@ class Composition:
         self.resolver = next(iter(self.parts.values())).resolver
         self.state = State()
         self._enabled = True
-        self.status: Literal["attached", "detached"] = "detached"
-        self._refuse_shared()
-        refuse_impossible(expression, {label: part.modules() for label, part in self.parts.items()})
-        self._builder = Builder(self)
-        with seeded(seed):
-            self._builder.build()
-        refuse_unreadable(self._builder.groups)
-        with torch.no_grad():
-            self._builder.aim()
+        self._kept: merging.Kept = []
+        self.status: Literal["attached", "merged", "detached"] = "detached"
         self.tree = Tree()
-        for path, module in self._builder.combiners.items():
-            self.tree.put(path, module.to(model.device))
-        self.tree.requires_grad_(trainable)
-        self._attach()
+        self._refuse_shared(self.parts)
+        self._builder = self._built(self.parts)
+        self._attach(trainable)
 
-    def _refuse_shared(self) -> None:
+    def _built(self, parts: Mapping[str, Adaptation]) -> Builder:
+        """What shall run, with nothing on the model changed.
+
+        Raises:
+            CompositionError: it is impossible for these parts.
+        """
+        refuse_impossible(self.expression, {label: part.modules() for label, part in parts.items()})
+        builder = Builder(self, parts)
+        with seeded(self.seed):
+            builder.build()
+        refuse_unreadable(builder.groups)
+        with torch.no_grad():
+            builder.aim()
+        return builder
+
+    def _refuse_shared(self, parts: Mapping[str, Adaptation]) -> None:
         for other in compositions(self.model):
-            both = [label for label, part in self.parts.items() if part in other.parts.values()]
-            if both:
+            both = [label for label, part in parts.items() if part in other.parts.values()]
+            if both and other is not self:
                 raise CompositionError(
                     f"{both[0]!r} is a part of composition {other.name!r} already",
                     f"detach that with composition.detach(parts=False), or put its expression into yours: {other}",
                 )
 
-    def _attach(self) -> None:
+    def _attach(self, trainable: bool) -> None:
         """From here on the model changes."""
         container = Attached.of(self.model)
         assert container is not None
-        self.tree.train(self.model.training)
         container.add_module(self.name, self.tree)
         container.compositions.append(self)
+        self.status = "attached"
+        self._start(trainable)
+
+    def _start(self, trainable: bool) -> None:
+        """Let run what was built."""
+        self.tree._modules.clear()
+        for path, module in self._builder.combiners.items():
+            self.tree.put(path, module.to(self.model.device).requires_grad_(trainable))
+        self.tree.train(self.model.training)
         for module, carrier in self._builder.carriers:
             Dispatcher.at(module).add(carrier)
         for tokens in self._builder.tokens:
             tokens.attach()
-        for group in self._builder.groups:
+        for group in self.groups:
             group.attach()
         selection.reorder(self.model, list(self.parts.values()))
-        self.status = "attached"
+
+    def _stop(self) -> None:
+        """Let the parts run by themselves again."""
+        for group in reversed(self.groups):
+            group.detach()
+        for tokens in self._builder.tokens:
+            tokens.detach()
+        for module, carrier in self._builder.carriers:
+            dispatcher = Dispatcher.of(module)
+            assert dispatcher is not None
+            dispatcher.remove(carrier)
+
+    def replace(self, name: str, part: Adaptation) -> Adaptation:
+        """Put another adaptation of the model in the place of a part, while all others stay as they are.
+
+        Nothing of the others is computed or copied again. The operators' own parameters stay, too, where they fit.
+
+        Args:
+            name: the part's, in the expression.
+            part: attached to the model; it may have another name there.
+
+        Returns:
+            The adaptation that was the part; it is detached.
+
+        Raises:
+            CompositionError: it is impossible for the new part; everything is as it was.
+        """
+        self._require()
+        old = self.parts.get(name)
+        if old is None:
+            raise CompositionError(f"composition {self.name!r} has no part {name!r}", did_you_mean(name, self.parts))
+        if part.model is not self.model or part.state != "attached":
+            raise CompositionError(f"{part!r} is not attached to this model", "attach or load it first")
+        parts = {label: part if label == name else own for label, own in self.parts.items()}
+        if part in self.parts.values():
+            raise CompositionError(f"{part.name!r} is a part of the composition already")
+        self._refuse_shared({name: part})
+        new = self._built(parts)
+        for path, module in new.combiners.items():
+            before = self._builder.combiners.get(path)
+            if before is not None and _shapes(before) == _shapes(module) and not list(before.buffers()):
+                module.load_state_dict(before.state_dict())
+        trainable = any(parameter.requires_grad for parameter in self.tree.parameters())
+        self._stop()
+        self.parts, self._builder = parts, new
+        self._start(trainable)
+        old.detach()
+        return old
 
     def detach(self, *, parts: bool = True) -> None:
         """Take the composition off the model.
@@ -100,14 +165,7 @@ class Composition:
             parts: with its parts; False to leave these attached, one after another in the order of their attachment.
         """
         self._require()
-        for group in reversed(self._builder.groups):
-            group.detach()
-        for tokens in self._builder.tokens:
-            tokens.detach()
-        for module, carrier in self._builder.carriers:
-            dispatcher = Dispatcher.of(module)
-            assert dispatcher is not None
-            dispatcher.remove(carrier)
+        self._stop()
         container = Attached.of(self.model)
         assert container is not None
         container.compositions.remove(self)
@@ -118,9 +176,16 @@ class Composition:
             if parts and not any(part in other.parts.values() for other in container.compositions):
                 part.detach()
 
-    def _require(self) -> None:
-        if self.status != "attached":
-            raise CompositionError(f"composition {self.name!r} is detached", "make it again with refarch.compose")
+    def _require(self, status: str = "attached") -> None:
+        if self.status != status:
+            hints = {"merged": "unmerge() first", "attached": "merge() first"}
+            hint = hints.get(self.status, "make it again with refarch.compose")
+            raise CompositionError(f"composition {self.name!r} is {self.status}", hint)
+
+    @property
+    def groups(self) -> list[Group]:
+        """What runs, one at each place of the model."""
+        return self._builder.groups
 
     # switching -----------------------------------------------------------------------------------------------------
 
@@ -134,6 +199,11 @@ class Composition:
         self._require()
         self._enabled = value
         selection.refresh(self.model)
+
+    @property
+    def active(self) -> bool:
+        """Whether it computes anything now: enabled, and not merged."""
+        return self._enabled and self.status == "attached"
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
@@ -172,7 +242,7 @@ class Composition:
         if names is None:
             self.state.rows = None
             return
-        splits = [self._builder.members[id(op)] for op in operators(self.expression) if isinstance(op, Split)]
+        splits = list(self._builder.members.values())
         known = set().union(*splits) if splits else set()
         for wrong in sorted({name for name in names if name is not None} - known):
             if not splits:
@@ -224,11 +294,53 @@ class Composition:
         """Compute again what operators took from their parts' values (an arrow's directions), after these changed."""
         self._builder.aim()
 
+    # weights and files ---------------------------------------------------------------------------------------------
+
+    def merge_reasons(self) -> list[str]:
+        """Why the composition cannot be merged into the base weights; empty if it can, exactly."""
+        return merging.merge_reasons(self)
+
+    def merge(self) -> None:
+        """Write the composed weights into the base; the forward pass is then the plain model's.
+
+        Raises:
+            CompositionError: it is no weight somewhere; the slots and reasons are named. Nothing was changed.
+        """
+        self._require()
+        self._kept = merging.merge(self)
+        self.status = "merged"
+
+    def unmerge(self) -> None:
+        """Put the base weights back, bit for bit."""
+        self._require("merged")
+        merging.unmerge(self._kept)
+        self._kept, self.status = [], "attached"
+
+    def save(self, folder: str | Path, *, for_training: bool = False) -> Path:
+        """Save it with its parts to one folder, which :func:`refarch.load_composition` reads. Overwriting is atomic.
+
+        Args:
+            folder: made if need be.
+            for_training: keep what only training needs.
+
+        Raises:
+            SaveError: writing failed; what was saved there before is untouched.
+        """
+        from refarch.engine.compose.files import save
+
+        if self.status == "detached":
+            self._require()
+        return save(self, Path(folder), for_training=for_training)
+
     def __str__(self) -> str:
         return to_text(self.expression)
 
     def __repr__(self) -> str:
         return f"<Composition {self.name!r}: {to_text(self.expression)} on {type(self.model).__name__}, {self.status}>"
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def compositions(model: nn.Module) -> tuple[Composition, ...]:

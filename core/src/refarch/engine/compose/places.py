@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,12 +33,14 @@ class Place:
         kind: ``module``, ``key_value`` or ``inputs``.
         module: which has the dispatcher or the seam.
         bindings: by part, innermost first.
+        owner: the composition, if it is one's.
         group: what runs there.
     """
 
     kind: str
     module: nn.Module
     bindings: dict[str, list[Any]]
+    owner: Composition | None = None
     group: Group | None = None
 
     @property
@@ -61,7 +63,13 @@ class Place:
         if self.group is not None:
             return dispatcher.inner_to(self.group)  # type: ignore[arg-type]
         own = [binding for bindings in self.bindings.values() for binding in bindings]
-        return dispatcher.running[: min(dispatcher.running.index(binding) for binding in own)]
+        places = [
+            place
+            for place, item in enumerate(dispatcher.running)
+            if any(item is binding or (isinstance(item, Group) and item.covers(binding)) for binding in own)
+        ]
+        inside = dispatcher.running[: min(places)]
+        return [item for item in inside if not (isinstance(item, Group) and item.owner is self.owner)]
 
     def widths(self) -> tuple[int, int]:
         """(width of what is read, width of what is returned)."""
@@ -75,13 +83,17 @@ class Place:
         return widths(self.module)
 
 
-def find(parts: Iterable[Adaptation]) -> list[Place]:
-    """All places of some adaptations, each once."""
-    parts = list(parts)
+def find(parts: Mapping[str, Adaptation], owner: Composition | None = None) -> list[Place]:
+    """All places of some adaptations, each once.
+
+    Args:
+        parts: by the name that an expression has for them.
+        owner: the composition, if they are one's.
+    """
     modules: dict[nn.Module, None] = {}
     attended: dict[nn.Module, None] = {}
     inputs: dict[nn.Module, None] = {}
-    for binding in (binding for part in parts for binding in part.bound):
+    for binding in (binding for part in parts.values() for binding in part.bound):
         if isinstance(binding, InputsBound):
             inputs[binding.site.end.module] = None
             continue
@@ -92,9 +104,9 @@ def find(parts: Iterable[Adaptation]) -> list[Place]:
         if binding.carrier is not None:
             assert binding.site.entry is not None
             modules[binding.site.entry.module] = None
-    found = [Place("module", module, _of(_dispatched(module), parts)) for module in modules]
-    found += [Place("key_value", module, _of(attention.tokens_at(module), parts)) for module in attended]
-    found += [Place("inputs", module, _of(InputsSeam.of(module).bindings, parts)) for module in inputs]
+    found = [Place("module", module, _of(_dispatched(module), parts), owner) for module in modules]
+    found += [Place("key_value", module, _of(attention.tokens_at(module), parts), owner) for module in attended]
+    found += [Place("inputs", module, _of(InputsSeam.of(module).bindings, parts), owner) for module in inputs]
     return found
 
 
@@ -104,12 +116,12 @@ def _dispatched(module: nn.Module) -> list[Any]:
     return dispatcher.bindings
 
 
-def _of(bindings: Sequence[Any], parts: Sequence[Adaptation]) -> dict[str, list[Any]]:
+def _of(bindings: Sequence[Any], parts: Mapping[str, Adaptation]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
-    for part in parts:
+    for name, part in parts.items():
         own = [binding for binding in bindings if binding.owner is part]
         if own:
-            found[part.name] = own
+            found[name] = own
     return found
 
 
@@ -132,7 +144,7 @@ class Group:
     @property
     def enabled(self) -> bool:
         """Whether the composition and any part of it take part."""
-        return self.owner.enabled and self.root.enabled
+        return self.owner.active and self.root.enabled
 
     def covers(self, binding: object) -> bool:
         """Whether a binding is one of the parts'."""

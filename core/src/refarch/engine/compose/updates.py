@@ -86,7 +86,7 @@ def updates(part: Adaptation) -> Updates:
             "leave rank= out, so that parameters are combined; or combine in each forward pass, with sum(...)",
         )
     found: Updates = {}
-    for place in find([part]):
+    for place in find({part.name: part}):
         found |= _at(place, part)
     return found
 
