@@ -18,11 +18,14 @@ from refarch.engine.attached import Attached, Tree
 from refarch.engine.compose import merging
 from refarch.engine.compose.build import Builder, names_in
 from refarch.engine.compose.places import Group
-from refarch.engine.compose.rows import Rows, State
+from refarch.engine.compose.rows import Names, Rows, State
 from refarch.engine.compose.rules import refuse_impossible, refuse_unreadable
 from refarch.engine.dispatch import Dispatcher
 from refarch.engine.plan import seeded
 from refarch.errors import CompositionError, did_you_mean
+
+KNOWN = 16
+"""How many assignments of rows a composition remembers, with the indices that it has worked out for them."""
 
 
 class Composition:
@@ -56,6 +59,7 @@ class Composition:
         self.resolver = next(iter(self.parts.values())).resolver
         self.state = State()
         self._enabled = True
+        self._known: dict[Names, Rows] = {}
         self._kept: merging.Kept = []
         self.status: Literal["attached", "merged", "detached"] = "detached"
         self.tree = Tree()
@@ -153,6 +157,7 @@ class Composition:
                 module.load_state_dict(before.state_dict())
         trainable = any(parameter.requires_grad for parameter in self.tree.parameters())
         self._stop()
+        self._known.clear()  # they know where parts were in operators
         self.parts, self._builder = parts, new
         self._start(trainable)
         old.detach()
@@ -254,7 +259,12 @@ class Composition:
             raise CompositionError(f"composition {self.name!r}: {wrong!r} {reason}", did_you_mean(wrong, known))
         if not names:
             raise CompositionError("a batch without rows cannot be split")
-        self.state.rows = Rows(names)
+        key = tuple(names)
+        if key not in self._known:
+            if len(self._known) >= KNOWN:
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = Rows(names)
+        self.state.rows = self._known[key]
 
     @contextlib.contextmanager
     def tasks(self, numbers: Sequence[int]) -> Iterator[None]:

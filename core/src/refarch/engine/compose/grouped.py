@@ -130,23 +130,21 @@ class Grouped:
     def _stacked(
         self, kind: str, part: str, by: By, rows: Rows, groups: Any, stack: Callable[[list[Any]], tuple[Tensor, ...]]
     ) -> tuple[Tensor, ...]:
-        """The terms' tensors, gathered for the rows; kept as long as neither they nor the rows change."""
-        functions = [binding.function for binding in by.values()]
-        values = [p for function in functions for p in function.parameters()]
-        constant = not any(function.training for function in functions) and not (
-            torch.is_grad_enabled() and any(p.requires_grad for p in values)
-        )
-        key = (rows, tuple(by), tuple((id(p), p._version, p.data_ptr()) for p in values)) if constant else None
+        """The terms' tensors, gathered for the rows. Stacked, they are kept as long as their values stay the same."""
+        key = _version(by)
         kept = self.kept.get((kind, part))
         if kept is not None and key is not None and kept[0] == key:
-            return kept[1]
-        stacked = stack(list(by.values()))
-        chosen = torch.tensor(self._numbers(by, rows, groups), device=stacked[0].device)
-        found = tuple(tensor[chosen] for tensor in stacked)
-        self.kept.pop((kind, part), None)
-        if key is not None:
-            self.kept[kind, part] = (key, found)
-        return found
+            stacked = kept[1]
+        else:
+            stacked = stack(list(by.values()))
+            self.kept.pop((kind, part), None)
+            if key is not None:
+                self.kept[kind, part] = (key, stacked)
+        number = self._numbers(by, rows, groups)
+        if number == list(range(len(by))):  # one row each, in order
+            return tuple(tensor[: len(by)] for tensor in stacked)
+        chosen = torch.tensor(number, device=stacked[0].device)
+        return tuple(tensor.index_select(0, chosen) for tensor in stacked)
 
     @staticmethod
     def _numbers(by: By, rows: Rows, groups: Any) -> list[int]:
@@ -157,6 +155,23 @@ class Grouped:
             for position in own.positions(rows) if index in places else ():
                 number[position] = places[index]
         return number
+
+
+def _version(by: By) -> tuple[Any, ...] | None:
+    """What changes whenever a value of the bindings' parameters does; None where gradients or chance are at work."""
+    marks: list[Any] = [tuple(by), torch.is_inference_mode_enabled()]
+    grad = torch.is_grad_enabled()
+    for binding in by.values():
+        function = binding.function
+        if function.training or torch.compiler.is_compiling():
+            return None
+        marks.append(function.scale)
+        values = function.parameters() if function._modules else function._parameters.values()
+        for value in values:
+            if value is None or (grad and value.requires_grad):
+                return None
+            marks += (value._version, value.data_ptr())
+    return tuple(marks)
 
 
 def _dropped(x: Tensor, number: list[int], rates: list[float]) -> Tensor:
@@ -175,9 +190,15 @@ def _low_rank(bindings: list[Any]) -> tuple[Tensor, ...]:
     """Factors of rank r, the greatest, with zeros to fill: [terms + 1, r, d_in] and [terms + 1, r, d_out], scaled."""
     functions: list[LowRank] = [binding.function for binding in bindings]
     rank = max(function.down.shape[0] for function in functions)
-    down = [F.pad(f.down, (0, 0, 0, rank - f.down.shape[0])) for f in functions]
-    up = [F.pad(f.up.t() * f.scale, (0, 0, 0, rank - f.up.shape[1])) for f in functions]
+    down = [_longer(f.down, rank) for f in functions]
+    up = [_longer(f.up.t() * f.scale, rank) for f in functions]
     return torch.stack([*down, torch.zeros_like(down[0])]), torch.stack([*up, torch.zeros_like(up[0])])
+
+
+def _longer(matrix: Tensor, rows: int) -> Tensor:
+    """Zeros below a matrix, up to so many rows."""
+    missing = rows - matrix.shape[0]
+    return F.pad(matrix, (0, 0, 0, missing)) if missing else matrix
 
 
 def _tokens(bindings: list[Any]) -> tuple[Tensor, ...]:
