@@ -197,6 +197,37 @@ def test_even_weights_are_a_sum_at_every_slot(family: str, slot: str, operator: 
     assert all(bool(p.grad.abs().max() > 0) for p in wanted)
 
 
+@pytest.mark.parametrize("text", ["r=route(a, b)", "r=route(a, b, by=example)", "r=fuse(a, b)"])
+@pytest.mark.parametrize("slot", ["attention.key_value", "ffn"])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_gates_work_inside_a_split(family: str, slot: str, text: str) -> None:
+    """The rows of a route compute what they do without the split, and what was carried for all rows is not kept."""
+    model, values = tiny(family), batch(family, rows=4)
+    for seed, name in enumerate("abc"):
+        spec = module("KeyValues", "concatenation", slot) if slot != "ffn" else None
+        spec = spec or module("Mlp", "scaled addition", slot, form="mlp")
+        refarch.attach(model, technique(spec), name=name, seed=seed)
+    composition = refarch.compose(model, f"split({text}, c)", name="mix", seed=1)
+    with torch.no_grad():
+        for parameter in composition.tree.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    state = composition.tree.state_dict()
+    with torch.no_grad(), composition.rows(["c", "r", "c", "r"]):
+        mixed = model(**values).logits
+    for group in composition.groups:
+        assert all(carrier.held is None for carrier in group.carriers)
+    composition.detach(parts=False)
+    refarch.adaptations(model)[2].enabled = False
+    alone = refarch.compose(model, text.removeprefix("r="), name="mix")
+    keys = {name.removeprefix("r.").removeprefix(text[2:7].split("(")[0] + "."): value for name, value in state.items()}
+    with torch.no_grad():
+        for name, tensor in alone.tree.state_dict().items():
+            tensor.copy_(keys[name.partition(".")[2]])
+        want = model(**{key: value[[1, 3]] for key, value in values.items()}).logits
+    real = values["attention_mask"][[1, 3]].bool() if want.ndim == 3 else slice(None)
+    torch.testing.assert_close(mixed[[1, 3]][real], want[real], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("text", ["route(a, b, c)", "fuse(a, b, c)", "stack(a, route(b, c, by=example))"])
 def test_combiners_train_with_their_parts_frozen(text: str) -> None:
     model, _, composition, _, values = composed("bert", text)

@@ -37,6 +37,7 @@ class Builder:
 
     def __init__(self, owner: Composition, parts: Mapping[str, Adaptation]) -> None:
         self.owner, self.parts, self.state = owner, parts, owner.state
+        self.attending = {name for name, part in parts.items() if any(b.spec.form == "attention" for b in part.bound)}
         self.keys = {id(op): number for number, op in enumerate(operators(owner.expression))}
         self.labels = _labels(owner.expression)
         self.members = {id(op): _members(op) for op in operators(owner.expression) if isinstance(op, Split)}
@@ -62,7 +63,9 @@ class Builder:
     def _node(self, expression: str | Operator, place: Place, inside: list[Any]) -> Node | None:
         if isinstance(expression, str):
             bindings = place.bindings.get(expression)
-            return Leaf(expression, bindings, self.state, inside, place) if bindings else None
+            if not bindings:
+                return None
+            return Leaf(expression, bindings, self.state, inside, place, expression in self.attending)
         within, terms = list(inside), []
         for index, term in enumerate(expression.terms):
             node = self._node(term.of, place, within)

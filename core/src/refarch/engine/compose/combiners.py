@@ -103,11 +103,23 @@ class RouteNode(Contributions):
 
     def combined(self, x: Any, y: Tensor, changes: list[tuple[int, Tensor]]) -> Tensor:
         """The gated sum."""
-        g = self._gates(x if self.carrier is None else self.carrier.held, y).to(y.dtype)
+        g = self._gates(x if self.carrier is None else self._carried(self.carrier), y).to(y.dtype)
         for index, change in changes:
             own = g[..., index]
             y = y + own.reshape(*own.shape, *(1,) * (y.ndim - own.ndim)) * change
         return y
+
+    def carriers(self) -> list[Carrier]:
+        """Its own, too."""
+        return super().carriers() + ([] if self.carrier is None else [self.carrier])
+
+    def _carried(self, carrier: Carrier) -> Tensor:
+        """What was noted, for the rows that are computed now: outside any split it was noted for all."""
+        held, rows = carrier.held, self.state.rows
+        assert held is not None, "the attention ran before its query projection"
+        if rows is None or len(rows.names) == rows.total:
+            return held
+        return held[rows.among(held.shape[0], held.device)]
 
     def _gates(self, x: Any, y: Tensor) -> Tensor:
         """[b, 1 or t, terms], or [b * t, terms]."""

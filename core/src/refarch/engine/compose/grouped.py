@@ -165,7 +165,7 @@ def _version(by: By) -> tuple[Any, ...] | None:
         function = binding.function
         if function.training or torch.compiler.is_compiling():
             return None
-        marks.append(function.scale)
+        marks.append(function.scale if isinstance(function.scale, (int, float)) else None)
         values = function.parameters() if function._modules else function._parameters.values()
         for value in values:
             if value is None or (grad and value.requires_grad):

@@ -47,6 +47,10 @@ class Node:
         """All parts in it."""
         raise NotImplementedError
 
+    def carriers(self) -> list[Carrier]:
+        """What carries something here from an earlier module, for parts and operators in it."""
+        raise NotImplementedError
+
     def merged(self, weight: Tensor, bias: Tensor | None) -> Weights:
         """The weight [d_out, d_in] and bias with which the layer alone computes e(F), from those of F."""
         raise NotImplementedError
@@ -65,14 +69,17 @@ class Leaf(Node):
         state: the composition's.
         inside: what of the composition runs inside it.
         place: where; knows what runs inside the composition.
+        whole: as of all nodes.
     """
 
-    def __init__(self, name: str, bindings: Sequence[Any], state: State, inside: Sequence[Any], place: Place) -> None:
+    def __init__(
+        self, name: str, bindings: Sequence[Any], state: State, inside: Sequence[Any], place: Place, whole: bool
+    ) -> None:
         self.name, self.bindings, self.state, self.place = name, list(bindings), state, place
         self.inside = [[*inside, *self.bindings[:i]] for i in range(len(self.bindings))]
         self.observes = all(isinstance(binding, Carrier) for binding in self.bindings)
         self.owner = self.bindings[0].owner
-        self.whole = any(binding.spec.form == "attention" for binding in self.owner.bound)
+        self.whole = whole
 
     @property
     def enabled(self) -> bool:
@@ -82,6 +89,11 @@ class Leaf(Node):
     def leaves(self) -> list[Leaf]:
         """Itself."""
         return [self]
+
+    def carriers(self) -> list[Carrier]:
+        """Those of its bindings."""
+        found = [getattr(binding, "carrier", None) for binding in self.bindings]
+        return [carrier for carrier in found if carrier is not None]
 
     def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None = None) -> Tensor:
         """e(F)(x)."""
@@ -146,6 +158,10 @@ class Several(Node):
     def leaves(self) -> list[Leaf]:
         """Those of all terms."""
         return [leaf for _, node in self.terms for leaf in node.leaves()]
+
+    def carriers(self) -> list[Carrier]:
+        """Those of all terms."""
+        return [carrier for _, node in self.terms for carrier in node.carriers()]
 
     def active(self) -> list[tuple[int, Node]]:
         """The terms that take part."""

@@ -16,7 +16,7 @@ from refarch.engine.compose.rows import Rows
 from refarch.engine.compose.split import SplitNode
 from refarch.engine.dispatch import Dispatcher
 from refarch.engine.inputs import InputsBound, InputsSeam
-from refarch.engine.integrate import Bound, Carrier
+from refarch.engine.integrate import Carrier
 from refarch.engine.linear import part_rows, widths
 from refarch.engine.sites import Site
 
@@ -63,11 +63,8 @@ class Place:
         if self.group is not None:
             return dispatcher.inner_to(self.group)  # type: ignore[arg-type]
         own = [binding for bindings in self.bindings.values() for binding in bindings]
-        places = [
-            place
-            for place, item in enumerate(dispatcher.running)
-            if any(item is binding or (isinstance(item, Group) and item.covers(binding)) for binding in own)
-        ]
+        running = {id(getattr(binding, "group", None) or binding) for binding in own}
+        places = [place for place, item in enumerate(dispatcher.running) if id(item) in running]
         inside = dispatcher.running[: min(places)]
         return [item for item in inside if not (isinstance(item, Group) and item.owner is self.owner)]
 
@@ -117,11 +114,12 @@ def _dispatched(module: nn.Module) -> list[Any]:
 
 
 def _of(bindings: Sequence[Any], parts: Mapping[str, Adaptation]) -> dict[str, list[Any]]:
+    names = {id(part): name for name, part in parts.items()}
     found: dict[str, list[Any]] = {}
-    for name, part in parts.items():
-        own = [binding for binding in bindings if binding.owner is part]
-        if own:
-            found[name] = own
+    for binding in bindings:
+        name = names.get(id(binding.owner))
+        if name is not None:
+            found.setdefault(name, []).append(binding)
     return found
 
 
@@ -137,7 +135,7 @@ class Group:
     def __init__(self, owner: Composition, place: Place, root: Node) -> None:
         self.owner, self.place, self.root = owner, place, root
         self.covered = [binding for leaf in root.leaves() for binding in leaf.bindings]
-        self.carriers = [b.carrier for b in self.covered if isinstance(b, (Bound, KeyValueBound)) and b.carrier]
+        self.carriers = root.carriers()
         for carrier in self.carriers:
             carrier.keeps = True
 
@@ -148,7 +146,7 @@ class Group:
 
     def covers(self, binding: object) -> bool:
         """Whether a binding is one of the parts'."""
-        return any(binding is own for own in self.covered)
+        return getattr(binding, "group", None) is self
 
     def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None) -> Tensor:
         """The composed map."""
@@ -169,6 +167,8 @@ class Group:
     def attach(self) -> None:
         """Run in the parts' place."""
         self.place.group = self
+        for binding in self.covered:
+            binding.group = self
         if self.place.kind == "module":
             dispatcher = Dispatcher.of(self.place.module)
             assert dispatcher is not None
@@ -181,6 +181,8 @@ class Group:
     def detach(self) -> None:
         """Let the parts run by themselves again."""
         self.place.group = None
+        for binding in self.covered:
+            binding.group = None
         for carrier in self.carriers:
             carrier.keeps = False
         if self.place.kind == "module":
