@@ -159,12 +159,11 @@ def arranged(bindings: list[Any], groups: Sequence[Group]) -> list[Any]:
     """The bindings with each group in the place of the innermost one that it covers; the same list without groups."""
     if not groups:
         return bindings
-    found: list[Any] = []
+    found: dict[int, Any] = {}
     for binding in bindings:
-        group = next((group for group in groups if group.covers(binding)), binding)
-        if group not in found:
-            found.append(group)
-    return found
+        item = next((group for group in groups if group.covers(binding)), binding)
+        found[id(item)] = item
+    return list(found.values())
 
 
 def _bypassed(module: nn.Module) -> bool:

@@ -101,7 +101,7 @@ class Grouped:
 
     def _of(self, kind: str, together: set[int]) -> list[tuple[str, By]]:
         found = {
-            part: {index: binding for index, binding in by.items() if index in together}
+            part: {index: by[index] for index in sorted(together) if index in by}
             for part, by in self.by_kind.get(kind, {}).items()
         }
         return [(part, by) for part, by in found.items() if by]

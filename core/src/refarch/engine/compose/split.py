@@ -40,17 +40,19 @@ class SplitNode(Several):
     ) -> None:
         super().__init__(terms)
         self.key, self.member, self.state, self.alone = key, member, state, alone
+        self.by_term: dict[int | None, Node] = dict(terms)
         self.grouped = Grouped([(index, node) for index, node in terms if index not in alone])
 
     def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None = None) -> Tensor:
         """Row by row, as the composition was told."""
         rows = self.require(self.state.rows)
-        groups, active = rows.groups(self.key, self.member), dict(self.active())
+        groups = rows.groups(self.key, self.member)
+        active = {i: self.by_term[i] for i, _ in groups if i in self.by_term and self.by_term[i].enabled}
         if len(groups) == 1:
             term, own = groups[0]
-            node = None if term is None else active.get(term)
+            node = active.get(term)
             return inner(x) if node is None else self.state.within(own, lambda: node(inner, x, leaf))
-        return self._mixed(inner, x, rows, [(active.get(-1 if i is None else i), i, own) for i, own in groups])
+        return self._mixed(inner, x, rows, [(active.get(i), i, own) for i, own in groups])
 
     @staticmethod
     def require(rows: Rows | None) -> Rows:
