@@ -89,6 +89,8 @@ def _order(binding: Bound) -> str:
                 f" detach {other.owner.name!r} first"
             )
         if not isinstance(other, (Bound, Carrier)):
+            if other.owner.status == "merged":  # type: ignore[attr-defined]
+                continue  # it is in the weights already
             return "a composition was attached before and runs inside it; detach that first"
         if isinstance(other, Bound) and other.owner is not binding.owner and not binding.commutes(other):
             return (
