@@ -69,6 +69,12 @@ def test_a_norm_that_feeds_both_sublayers_is_given_to_one_and_said():
     assert proposal.parallel == {"decoder"}
 
 
+@pytest.mark.parametrize(("kind", "parallel"), [("gpt_neox", True), ("phi", True), ("gemma2", False), ("olmo2", False)])
+def test_sublayers_run_side_by_side_where_one_does_not_feed_the_other(kind, parallel):
+    """Also through a norm after attention (Gemma 2), before the residual is added."""
+    assert propose(AutoConfig.for_model(kind)).parallel == ({"decoder"} if parallel else set())
+
+
 def test_names_are_not_what_decides(monkeypatch):
     """A Llama whose projections are renamed to each other's names is still read by what feeds what."""
     from transformers.models.llama import modeling_llama
