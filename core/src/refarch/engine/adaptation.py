@@ -22,6 +22,7 @@ from refarch.engine.function import Function
 from refarch.engine.inputs import InputsBound
 from refarch.engine.integrate import Bound
 from refarch.engine.plan import Insertion, Plan
+from refarch.engine.quantised import free_order, keep_order
 from refarch.engine.sites import Resolver
 from refarch.errors import CompositionError, SlotError
 
@@ -120,6 +121,8 @@ class Adaptation:
         if container is None:
             container = Attached(self.model)
             self.model.add_module("refarch", container)
+        if trainable:
+            container.ordered += keep_order(self.model)
         container.training = self.model.training
         if not self.model.training:  # modules are made in training mode
             self.tree.train(False)
@@ -270,6 +273,7 @@ class Adaptation:
             container.fingerprint = None
         if not container.order:
             del self.model._modules["refarch"]
+            free_order(container.ordered)
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(container.trained.get(name, True))
 

@@ -12,7 +12,7 @@ from refarch.errors import SpecError
 if TYPE_CHECKING:
     from refarch.engine.adaptation import Adaptation
 
-RESERVED = frozenset(dir(nn.Module())) | {"order", "trained", "fingerprint"}
+RESERVED = frozenset(dir(nn.Module())) | {"order", "trained", "fingerprint", "ordered"}
 """Names that neither an adaptation nor a module of it can have, because torch's modules and :class:`Attached` do."""
 
 
@@ -48,6 +48,8 @@ class Attached(nn.Module):
             self.trained[name] = parameter.requires_grad
             parameter.requires_grad = False
         self.fingerprint: Fingerprint | None = None
+        self.ordered: list[nn.Module] = []
+        """Quantised layers that must not reorder their weights, because something trains through them."""
 
     @classmethod
     def of(cls, model: nn.Module) -> Attached | None:
