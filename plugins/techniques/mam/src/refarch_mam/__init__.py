@@ -58,6 +58,7 @@ MAM = TechniqueSpec(
             name="dropout", type="number", default=0.0, minimum=0, maximum=0.99, help="on the adapter's inner units"
         ),
     ),
+    training={"learning_rate": 1e-4},
 )
 
 
