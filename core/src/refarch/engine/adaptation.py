@@ -22,7 +22,6 @@ from refarch.engine.function import Function
 from refarch.engine.inputs import InputsBound
 from refarch.engine.integrate import Bound
 from refarch.engine.plan import Insertion, Plan
-from refarch.engine.quantised import free_order, keep_order
 from refarch.engine.sites import Resolver
 from refarch.errors import CompositionError, SlotError
 
@@ -122,7 +121,7 @@ class Adaptation:
             container = Attached(self.model)
             self.model.add_module("refarch", container)
         if trainable:
-            container.ordered += keep_order(self.model)
+            container.keep_order(self.model)
         container.training = self.model.training
         if not self.model.training:  # modules are made in training mode
             self.tree.train(False)
@@ -273,9 +272,7 @@ class Adaptation:
             container.fingerprint = None
         if not container.order:
             del self.model._modules["refarch"]
-            free_order(container.ordered)
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(container.trained.get(name, True))
+            container.give_back(self.model)
 
     def _require(self, state: State, what: str) -> None:
         if self.state == state:
