@@ -38,8 +38,9 @@ def test_the_proposal_finds_what_the_installed_table_finds(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "t5", "gptj", "starcoder2", "olmo2", "qwen3_moe"])
+@pytest.mark.parametrize("kind", ["t5", "gptj", "starcoder2", "olmo2", "qwen3_moe"])
 def test_the_proposal_passes_the_kit(kind):
+    """Of architectures without a table; what equals a table (above) passes as that does."""
     config = AutoConfig.for_model(kind)
     family = propose(config).family
     left = {item.partition(" ")[0] for items in uncovered(with_head(config), family).values() for item in items}
