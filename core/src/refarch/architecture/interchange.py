@@ -22,10 +22,10 @@ class TensorRule(Spec):
     """The parameter's name in the function: ``down``, ``update.up``. With ``{}`` for a number, all of that name are one
     tensor of theirs, along its first axis. Of a selection, ``*``: each parameter that is selected at a module."""
     theirs: str
-    """Their tensor's name after the path of the module that it belongs to: ``lora_A.weight``; ``*`` for the same name."""
+    """Their tensor's name after the path of the module that it belongs to: ``lora_A.weight``. A ``*`` is the same name."""
     operation: str = "same"
-    """What makes one of the other, by a name that the tool knows: ``same``, ``transposed``, ``negated`` ...; or the import
-    path of an object with ``read(theirs, like)`` and ``write(own)``."""
+    """What makes one of the other, by a name that the tool knows: ``same``, ``transposed``, ``negated`` ...; or the
+    import path of an object with ``read(theirs, like)`` and ``write(own, side)``."""
     rows: bool = True
     """At one part of a fused projection: whether the part has its own rows of their tensor (what belongs to output
     units); if not, all parts have the whole of it."""
@@ -47,8 +47,8 @@ class InterchangeSpec(Spec):
     technique: PluginName
     preset: str | None = None
     when: PlainData = {}
-    """Settings of theirs that must have these values; they are written too. Those of a training that a file does not tell
-    are called ``train.NAME``."""
+    """Settings of theirs that must have these values, or one of several, of which the first is written. Those of a
+    training, which a file does not tell, are called ``train.NAME``."""
     options: dict[str, str] = {}
     """Own options by name, and the setting of theirs that has the same value."""
     fixed: PlainData = {}
@@ -72,9 +72,11 @@ class InterchangeSpec(Spec):
     codec: ImportPath | None = None
     """For what no rule says: tensors of theirs that hold those of several insertions. A class of the tool's."""
     join: ImportPath | None = None
-    """How parts of a fused projection become one module of theirs where they share nothing; a callable of the tool's."""
-    fused: bool = True
-    """Whether it can stand at a part of a fused projection."""
+    """How parts of a fused projection become one module of theirs where what that has once differs between them; a
+    callable of the tool's."""
+    fused: Literal["no", "whole", "parts"] = "no"
+    """Whether their module over a fused projection is the same as modules at its parts: not at all, at all of them
+    together, or at any of them."""
     rewrite: ImportPath | None = None
     """What the function's tensors and options become before they are written; a callable of the tool's."""
     written_as: PluginName | None = None

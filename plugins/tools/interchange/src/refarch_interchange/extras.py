@@ -39,7 +39,7 @@ def find(names: Iterable[str], places: Places) -> Extras:
         path = name.removeprefix(PREFIX).replace(".base_layer.", ".")
         if path not in parameters:
             raise CheckpointError(
-                f"tensor {name!r} belongs to no module that is adapted and to no parameter of {type(places.model).__name__}",
+                f"tensor {name!r} belongs to no adapted module and to no parameter of {type(places.model).__name__}",
                 "is the checkpoint for another base or another head?",
             )
         _refuse_tied(path, parameters)

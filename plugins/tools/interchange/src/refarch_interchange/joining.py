@@ -51,13 +51,36 @@ def stacked(mapping: InterchangeSpec, parts: list[Part], options: dict[str, Any]
 def rescaled(options: dict[str, Any], rank: int) -> dict[str, Any]:
     """The options of another rank with the same scale, alpha / r or alpha / sqrt(r)."""
     ratio = rank / options["rank"]
-    return {
-        **options,
-        "rank": rank,
-        "alpha": options["alpha"] * (ratio**0.5 if options.get("rank_stabilised") else ratio),
-    }
+    factor = ratio**0.5 if options.get("rank_stabilised") else ratio
+    return {**options, "rank": rank, "alpha": options["alpha"] * factor}
 
 
 def _rank(mapping: InterchangeSpec, own: dict[str, Tensor]) -> int:
     """The length of what the parts would share."""
     return next(len(own[name]) for rule in mapping.tensors if not rule.rows for name in expanded(rule, own))
+
+
+def ranks_stacked(
+    mapping: InterchangeSpec, parts: list[Part], options: dict[str, Any]
+) -> tuple[list[Part], dict[str, Any]]:
+    """The same where the scale is the options' at any rank, as AdaLoRA's is."""
+    return stacked(mapping, parts, options)[0], options
+
+
+@torch.no_grad()
+def from_weight(own: dict[str, Tensor], options: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """B A - B0 A0 as one product of twice the rank, [B, -B0] [A; A0], beside the base as it is."""
+    wide = {
+        "down": torch.cat([own["down"], own["down_0"]]),  # 2r d_in
+        "up": torch.cat([own["up"], -own["up_0"]], dim=1),  # d_out 2r
+    }
+    return wide, rescaled(options, 2 * options["rank"])
+
+
+@torch.no_grad()
+def kept(own: dict[str, Tensor], options: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """AdaLoRA's triplets that are left, as saving keeps them."""
+    if "kept" not in own:
+        return own, options
+    there = (own["kept"] > 0) | (own["values"] != 0)  # r
+    return {"left": own["left"][:, there], "values": own["values"][there], "right": own["right"][there]}, options

@@ -68,6 +68,18 @@ class Column:
         return own[None] if side == "input" else own[:, None]
 
 
+class Leading:
+    """With a first axis of length one."""
+
+    def read(self, theirs: Tensor, like: Tensor) -> Tensor:
+        """[1, ...] -> [...]"""
+        return theirs.squeeze(0)
+
+    def write(self, own: Tensor, side: str) -> Tensor:
+        """[...] -> [1, ...]"""
+        return own[None]
+
+
 class Skew:
     """The angles above the diagonal of skew-symmetric blocks, which they make of whole blocks B as (B - B^T) / 2; their
     Cayley map has the other sign.
@@ -93,6 +105,7 @@ OPERATIONS: dict[str, Operation] = {
     "transposed": Transposed(),
     "negated": Negated(),
     "column": Column(),
+    "leading": Leading(),
     "skew": Skew(),
 }
 

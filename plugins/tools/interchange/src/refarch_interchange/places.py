@@ -72,7 +72,7 @@ class Places:
             there = "is not in the model" if path not in self.modules else "is no slot of this backbone's family"
             raise SlotError(
                 f"{what} is at {path}, which {there}",
-                "refarch reaches the projections, norms, keys and values that the family's table names: refarch inspect",
+                "refarch reaches the modules that the family's table names; refarch inspect shows them",
             )
         return found
 

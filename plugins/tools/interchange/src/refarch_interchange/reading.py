@@ -113,9 +113,7 @@ def _check_targets(files: PeftFiles, mapping: InterchangeSpec, modules: Any, pla
     named = {path for path, answer in answers.items() if answer}
     missing, extra = sorted(named - modules.keys()), sorted(modules.keys() - named)
     if missing or extra:
-        which = (
-            f"names {missing[0]}, which has no tensors" if missing else f"does not name {extra[0]}, which has tensors"
-        )
+        which = f"names {missing[0]}, which has no tensors" if missing else f"does not name {extra[0]}, which has some"
         raise CheckpointError(
             f"{files.where}: target_modules {which} ({len(missing)} missing, {len(extra)} too many)",
             "the checkpoint is truncated or altered, or belongs to another base",
@@ -153,10 +151,10 @@ def _chosen(files: PeftFiles, mapping: InterchangeSpec, path: str, places: Place
     inputs = bool(mapping.inputs) and peft_settings.targeted(
         {**files.settings, "target_modules": files.settings.get(mapping.inputs) or ()}, "target_modules", path
     )
-    if whole.part is not None and (not mapping.fused or inputs or len(sites) != whole.part.of):
+    if whole.part is not None and (mapping.fused == "no" or inputs or len(sites) != whole.part.of):
         raise SpecError(
-            f"peft's {mapping.kind} at {path}, one fused projection for {', '.join(slot for slot, _ in sites)}, cannot be"
-            " taken apart into them",
+            f"peft's {mapping.kind} at {path}, one fused projection for {', '.join(slot for slot, _ in sites)}, cannot"
+            " be taken apart into them",
             "train it on a backbone whose projections are separate, or at other modules",
         )
     if whole.part is not None:
@@ -189,9 +187,8 @@ def grouped(
             "arguments": template.arguments if own == base.options else different,
         }
         modules.append(ModuleSpec.parse({**template.model_dump(), **change}, f"mapping to {spec.name!r}"))
-    return ConfiguredTechnique(
-        technique=base.technique.model_copy(update={"modules": tuple(modules)}), options=base.options
-    )
+    whole = base.technique.model_copy(update={"modules": tuple(modules)})
+    return ConfiguredTechnique(technique=whole, options=base.options)
 
 
 def _with_modules(technique: ConfiguredTechnique, others: list[ModuleSpec]) -> ConfiguredTechnique:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from refarch import InterchangeSpec, TensorRule
 from refarch.engine.linear import put_part, take_part
@@ -24,23 +23,20 @@ class Sorter:
     """Sorts the names of tensors by the module and the rule that they belong to."""
 
     def __init__(self, mapping: InterchangeSpec) -> None:
-        ends = {rule.theirs: re.escape(rule.theirs).replace(r"\*", r"([^.]+)") for rule in mapping.tensors}
-        self._patterns = [
-            (rule, re.compile(rf"{re.escape(PREFIX)}(.+)\.{ends[rule.theirs]}")) for rule in mapping.tensors
-        ]
+        ends = [re.escape(rule.theirs).replace(r"\*", r"[^.]+") for rule in mapping.tensors]
+        self._patterns = [re.compile(rf"{re.escape(PREFIX)}(.+)\.({end})") for end in ends]
 
     def find(self, name: str) -> tuple[str, str] | None:
         """The module's path, and the tensor's name after it; None if no rule is about it."""
-        for _, pattern in self._patterns:
-            found = pattern.fullmatch(name)
-            if found:
-                return found[1], name[len(PREFIX) + len(found[1]) + 1 :]
-        return None
+        found = next(filter(None, (pattern.fullmatch(name) for pattern in self._patterns)), None)
+        return (found[1], found[2]) if found else None
 
 
-def own_tensors(function: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of a function by name."""
-    return {**dict(function.named_parameters()), **dict(function.named_buffers())}
+def own_tensors(insertion: Insertion) -> dict[str, Tensor]:
+    """Parameters and buffers of a function by name, and those of its gate as ``gate.NAME``."""
+    own: dict[str, Tensor] = {**dict(insertion.function.named_parameters()), **dict(insertion.function.named_buffers())}
+    gate = insertion.gate.named_parameters() if insertion.gate is not None else ()
+    return {**own, **{f"gate.{name}": parameter for name, parameter in gate}}
 
 
 def expanded(rule: TensorRule, own: dict[str, Tensor]) -> list[str]:
@@ -59,7 +55,7 @@ def read(mapping: InterchangeSpec, insertion: Insertion, theirs: Theirs, path: s
     Raises:
         CheckpointError: a tensor is missing, or has another shape.
     """
-    own = own_tensors(insertion.function)
+    own = own_tensors(insertion)
     done = set()
     for rule in mapping.tensors:
         names = expanded(rule, own)
@@ -144,8 +140,3 @@ def shared(mapping: InterchangeSpec, parts: list[tuple[Insertion, dict[str, Tens
         for _, own in parts[1:]
         for name in names
     )
-
-
-def names_of(mapping: InterchangeSpec) -> Iterator[str]:
-    """What the rules call their tensors."""
-    return (rule.theirs for rule in mapping.tensors)

@@ -98,7 +98,8 @@ def mapping_of(adaptation: Adaptation, registry: Registry) -> InterchangeSpec:
         if own and all(_same(module, template) for module in own):
             return mapping
     raise CompositionError(
-        f"peft has nothing that computes what adaptation {adaptation.name!r} does (technique {adaptation.technique.name!r})",
+        f"peft has nothing that computes what technique {adaptation.technique.name!r} does in adaptation"
+        f" {adaptation.name!r}",
         "refarch convert formats lists what it has",
     )
 
@@ -118,7 +119,18 @@ def _modules(
     by_path: dict[str, list[Insertion]] = {}
     for insertion in adaptation.insertions if written_as.tensors else ():
         by_path.setdefault(places.path(insertion.site.end.module), []).append(insertion)
-    return [_module(adaptation, mapping, written_as, path, by_path[path]) for path in sorted(by_path)]
+    found = [_module(adaptation, mapping, written_as, path, by_path[path]) for path in sorted(by_path)]
+    return found if by_path or mapping.targets != "norm" else _selected(adaptation, mapping, places)
+
+
+def _selected(adaptation: Adaptation, mapping: InterchangeSpec, places: Places) -> list[Module]:
+    """The modules of a selection, whose parameters are copies."""
+    by_path: dict[str, dict[str, Tensor]] = {}
+    for name, copy in adaptation.copies.items():
+        path, _, leaf = name.rpartition(".")
+        if not (adaptation.train_head and places.in_head(name)):
+            by_path.setdefault(path, {})[mapping.tensors[0].theirs.replace("*", leaf)] = copy
+    return [Module(path, "output", {}, by_path[path]) for path in sorted(by_path)]
 
 
 def _module(
@@ -130,7 +142,7 @@ def _module(
 ) -> Module:
     parts, options = [], {}
     for insertion in insertions:
-        own = rules.own_tensors(insertion.function)
+        own = rules.own_tensors(insertion)
         arguments = {**adaptation.technique.options, **adaptation.technique.arguments(insertion.spec)}
         if mapping.rewrite:
             own, arguments = resolve(mapping.rewrite)(own, arguments)
@@ -154,13 +166,18 @@ def _whole(
     mapping: InterchangeSpec, path: str, parts: list[tuple[Insertion, dict[str, Tensor]]], options: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of the function over a whole fused projection."""
-    if not mapping.fused:
-        raise CompositionError(f"peft's {mapping.kind} at a part of {path}, one fused projection, cannot be expressed")
+    end = parts[0][0].site.end
+    assert end.part is not None
+    if mapping.fused == "no" or (mapping.fused == "whole" and len(parts) < end.part.of):
+        raise CompositionError(
+            f"{path} is one projection for {end.part.of} slots, and peft's {mapping.kind} cannot work at {len(parts)} of"
+            " them alone" + (", nor together" if mapping.fused == "no" else ""),
+            "choose the slots of all its parts" if mapping.fused == "whole" else None,
+        )
     if not rules.shared(mapping, parts):
         if not mapping.join:
             raise CompositionError(f"the parts of {path} share nothing, where peft's {mapping.kind} has one module")
         parts, options = resolve(mapping.join)(mapping, parts, options)
-    end = parts[0][0].site.end
     weight = matrix(end.module)
     return rules.put_together(mapping, parts, len(weight), weight.float().norm(dim=1)), options
 

@@ -1,0 +1,63 @@
+"""OFT and BOFT: rotations that peft computes in a way of its own, or scales along."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from refarch import Adaptation
+from refarch.engine.linear import widths
+from refarch_interchange.codec import Codec, Written
+from refarch_interchange.files import PeftFiles
+from refarch_interchange.notes import tell
+from refarch_interchange.places import Places
+from refarch_interchange.rules import PREFIX
+
+
+class Series(Codec):
+    """peft's default for OFT is a truncated series in place of Cayley's map; the difference is measured and told."""
+
+    def read(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
+        """Nothing but the difference."""
+        settings = files.settings
+        if not settings.get("use_cayley_neumann", True):
+            return
+        terms = int(settings.get("num_cayley_neumann_terms", 5))
+        worst = 0.0
+        for insertion in adaptation.insertions:
+            exact = insertion.function.rotation.blocks()  # type: ignore[union-attr, operator]
+            worst = max(worst, float((truncated(skew_of(exact), terms) - exact).abs().max()))
+        tell(
+            f"peft computes this OFT by a series of {terms} terms (use_cayley_neumann), refarch exactly: entries of the"
+            f" rotations differ by up to {worst:.1e}"
+        )
+
+    def write(self, adaptation: Adaptation, places: Places, written: Written) -> None:
+        """Without the series."""
+        written.settings["use_cayley_neumann"] = False
+
+
+def skew_of(rotation: Tensor) -> Tensor:
+    """Q of R = (I + Q)(I - Q)^-1, [blocks, b, b]."""
+    eye = torch.eye(rotation.shape[-1])
+    return torch.linalg.solve(rotation + eye, rotation - eye)
+
+
+def truncated(skew: Tensor, terms: int) -> Tensor:
+    """I + 2 Q + 2 Q^2 + ... with a last term of once its power: what peft takes for (I + Q)(I - Q)^-1; [blocks, b, b]."""
+    total = torch.eye(skew.shape[-1]).expand_as(skew).clone()
+    power = total
+    for number in range(1, terms):
+        power = power @ skew
+        total = total + (1.0 if number == terms - 1 and terms > 2 else 2.0) * power
+    return total
+
+
+class Butterfly(Codec):
+    """peft's BOFT always has a factor for each output unit."""
+
+    def write(self, adaptation: Adaptation, places: Places, written: Written) -> None:
+        """Factors of one where the option has left them out."""
+        for insertion in adaptation.insertions:
+            name = f"{PREFIX}{places.path(insertion.site.end.module)}.boft_s"
+            written.tensors.setdefault(name, torch.ones(widths(insertion.site.end.module)[1], 1))
