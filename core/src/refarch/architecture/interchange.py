@@ -22,7 +22,7 @@ class TensorRule(Spec):
     """The parameter's name in the function: ``down``, ``update.up``. With ``{}`` for a number, all of that name are one
     tensor of theirs, along its first axis. Of a selection, ``*``: each parameter that is selected at a module."""
     theirs: str
-    """Their tensor's name after the path of the module that it belongs to: ``lora_A.weight``. A ``*`` is the same name."""
+    """Their tensor's name after the path of the module that it belongs to: ``lora_A.weight``; ``*`` for the same."""
     operation: str = "same"
     """What makes one of the other, by a name that the tool knows: ``same``, ``transposed``, ``negated`` ...; or the
     import path of an object with ``read(theirs, like)`` and ``write(own, side)``."""

@@ -27,6 +27,7 @@ class Case(NamedTuple):
         skip: family to the reason why peft cannot.
         back: the technique that comes back from peft's files, where it is not the same.
         shift: how much later peft counts positions.
+        families: those that it is tried on.
         slots: family to the slots to attach at, where the technique's own are nothing that peft can have.
     """
 
@@ -38,6 +39,7 @@ class Case(NamedTuple):
     back: str = ""
     shift: int = 0
     slots: dict[str, list[str]] = {}
+    families: tuple[str, ...] = FAMILIES
 
 
 def on_linear(kind: str, family: str, apart: bool = False, **options: Any) -> Any:
@@ -48,7 +50,7 @@ def on_linear(kind: str, family: str, apart: bool = False, **options: Any) -> An
 
 
 def ia3(family: str) -> Any:
-    """Keys, values, and the input of the last projection; GPT-2's keys and values are one projection with the queries."""
+    """Keys, values, and the input of the last projection; GPT-2's keys and values are in one with the queries."""
     last = {"llama": "down_proj", "bert": "output.dense", "t5": "wo", "gpt2": "mlp.c_proj"}[family]
     both = {"llama": ["k_proj", "v_proj"], "bert": ["key", "value"], "t5": ["k", "v"], "gpt2": ["c_attn"]}[family]
     fused = family == "gpt2"
@@ -146,6 +148,13 @@ CASES: dict[str, Case] = {
         slots=APART,
     ),
     "ln-tuning": Case("LN_TUNING", "ln-tuning", {}, lambda f: peft.LNTuningConfig(target_modules=NORMS[f])),
+    "beft": Case(
+        "BEFT",
+        "bitfit",
+        {"slots": ["attention.value", "attention.output"]},
+        lambda f: peft.BeftConfig(target_modules=["value", "output.dense"] if f == "bert" else ["v_proj", "fc2"]),
+        families=("bert", "bart", "opt"),
+    ),
     "adaption-prompt": Case(
         "ADAPTION_PROMPT",
         "adaption-prompt",
@@ -177,15 +186,20 @@ CASES: dict[str, Case] = {
         ),
         back="p-tuning",
     ),
+    "cartridge": Case(
+        "CARTRIDGE",
+        "prefix-tuning",
+        {"length": 3, "hidden": 8},
+        lambda f: peft.CartridgeConfig(num_virtual_tokens=3, num_frozen_tokens=1, task_type=TASKS[f]),
+        {"t5": "refused by name: peft's prefix is a cache, whose tokens the decoder's position biases count"},
+        shift=3,
+    ),
     "prefix-tuning": Case(
         "PREFIX_TUNING",
         "prefix-tuning",
         {"length": 3, "hidden": 8},
         lambda f: peft.PrefixTuningConfig(num_virtual_tokens=3, task_type=TASKS[f]),
-        {
-            "bert": "peft's prefix is a cache, which an encoder has not",
-            "t5": "peft's prefix is a cache, whose tokens the decoder's position biases count",
-        },
+        {"t5": "refused by name: peft's prefix is a cache, whose tokens the decoder's position biases count"},
         shift=3,
     ),
 }

@@ -13,8 +13,12 @@ from refarch_interchange.rules import PREFIX
 
 def is_extra(adaptation: Adaptation, module: ModuleSpec) -> bool:
     """Whether a module spec is a selection beside the technique's own modules, which run functions."""
-    functions = any(item.function for item in adaptation.technique.technique.modules)
-    return module.integration == "selection" and functions
+    return module.integration == "selection" and not selects(adaptation)
+
+
+def selects(adaptation: Adaptation) -> bool:
+    """Whether the technique itself is a selection: none of its modules runs a function."""
+    return not any(module.function for module in adaptation.technique.technique.modules)
 
 
 def write(
@@ -25,7 +29,6 @@ def write(
     Raises:
         CompositionError: peft has no word for some of them.
     """
-    own = mapping.targets == "norm"
     copies = dict(adaptation.copies)
     head = {path: copy for path, copy in copies.items() if places.in_head(path)}
     if adaptation.train_head:
@@ -38,7 +41,7 @@ def write(
                 "untie the embeddings, or leave the head out",
             )
         copies = {path: copy for path, copy in copies.items() if path not in head}
-    if own or not copies:
+    if selects(adaptation) or not copies:
         return
     biases = {path for path, _ in _base_parameters(adaptation) if path.split(".")[-1] == "bias"}
     if copies.keys() == biases - head.keys() or copies.keys() == biases:

@@ -19,6 +19,7 @@ from refarch_interchange.codec import Codec
 from refarch_interchange.files import PeftFiles, locate, read
 from refarch_interchange.mappings import find
 from refarch_interchange.notes import tell
+from refarch_interchange.operations import Operation, operation
 from refarch_interchange.places import Chosen, Group, Places
 
 KINDS = {"linear": ("linear",), "norm": ("norm",), "attention": ("key_value",), "none": ()}
@@ -216,12 +217,19 @@ def _fill(
         theirs = {name: files.take(key) for name, key in modules.get(path, {}).items()}
         rules.read(mapping, insertion, theirs, path)
     copied = dict(other.tensors)
+    changes: dict[str, Operation] = {}
     if adaptation.technique.technique.modules[0].integration == "selection":
-        copied |= {f"{path}.{name.split('.')[-1]}": key for path, keys in modules.items() for name, key in keys.items()}
+        (rule,) = mapping.tensors
+        leaves = {
+            (p, n): n.split(".")[-1] if rule.own == "*" else rule.own for p, keys in modules.items() for n in keys
+        }
+        own = {f"{path}.{leaf}": modules[path][name] for (path, name), leaf in leaves.items()}
+        copied, changes = copied | own, dict.fromkeys(own, operation(rule.operation))
     for path, copy in adaptation.copies.items():
         if path not in copied:
             raise CheckpointError(f"{files.where}: there are no values for {path}, which the settings train")
         value = files.take(copied[path])
+        value = changes[path].read(value, copy) if path in changes else value
         if value.shape != copy.shape:
             raise CheckpointError(f"{copied[path]} has shape {tuple(value.shape)}, the model's has {tuple(copy.shape)}")
         copy.copy_(value)

@@ -271,6 +271,17 @@ LN_TUNING = InterchangeSpec(
     targets="norm",
     tensors=(TensorRule(own="*", theirs="ln_tuning_layers.*"),),
 )
+BEFT = InterchangeSpec(
+    name="peft-beft",
+    summary="Biases of linear layers that train",
+    format="peft",
+    kind="BEFT",
+    technique="bitfit",
+    silent=INITIAL,
+    tensors=(TensorRule(own="bias", theirs="beft_bias", operation="leading"),),
+    codec="refarch_interchange.codecs.biases:Added",
+    fused="whole",
+)
 ADAPTION_PROMPT = InterchangeSpec(
     name="peft-adaption-prompt",
     summary="Adaption prompts (LLaMA-Adapter)",
@@ -339,6 +350,18 @@ TOKENS = (
         note="peft trained the keys and values themselves; here a network makes them while training, and what is saved"
         " is the same",
     ),
+    InterchangeSpec(
+        name="peft-cartridge",
+        summary="A cache that trains, which is a prefix",
+        format="peft",
+        kind="CARTRIDGE",
+        technique="prefix-tuning",
+        options={"length": "num_virtual_tokens"},
+        silent=(*VIRTUAL, "num_frozen_tokens"),
+        targets="none",
+        codec="refarch_interchange.codecs.tokens:Prefix",
+        note="written as PREFIX_TUNING, whose file is the same",
+    ),
 )
 
 PEFT: tuple[InterchangeSpec, ...] = (
@@ -349,6 +372,7 @@ PEFT: tuple[InterchangeSpec, ...] = (
     *WEIGHTS,
     *ROTATIONS,
     LN_TUNING,
+    BEFT,
     ADAPTION_PROMPT,
     *TOKENS,
 )

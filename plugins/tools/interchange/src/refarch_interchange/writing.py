@@ -17,6 +17,7 @@ from refarch_interchange import beside, files, rules
 from refarch_interchange.codec import Codec, Written
 from refarch_interchange.mappings import mappings
 from refarch_interchange.notes import tell
+from refarch_interchange.operations import operation
 from refarch_interchange.places import Places, suffixes
 
 SAME = (
@@ -120,7 +121,7 @@ def _modules(
     for insertion in adaptation.insertions if written_as.tensors else ():
         by_path.setdefault(places.path(insertion.site.end.module), []).append(insertion)
     found = [_module(adaptation, mapping, written_as, path, by_path[path]) for path in sorted(by_path)]
-    return found if by_path or mapping.targets != "norm" else _selected(adaptation, mapping, places)
+    return found if by_path or not beside.selects(adaptation) else _selected(adaptation, mapping, places)
 
 
 def _selected(adaptation: Adaptation, mapping: InterchangeSpec, places: Places) -> list[Module]:
@@ -129,7 +130,9 @@ def _selected(adaptation: Adaptation, mapping: InterchangeSpec, places: Places) 
     for name, copy in adaptation.copies.items():
         path, _, leaf = name.rpartition(".")
         if not (adaptation.train_head and places.in_head(name)):
-            by_path.setdefault(path, {})[mapping.tensors[0].theirs.replace("*", leaf)] = copy
+            (rule,) = mapping.tensors
+            value = operation(rule.operation).write(copy, "output")
+            by_path.setdefault(path, {})[rule.theirs.replace("*", leaf)] = value
     return [Module(path, "output", {}, by_path[path]) for path in sorted(by_path)]
 
 
@@ -170,8 +173,8 @@ def _whole(
     assert end.part is not None
     if mapping.fused == "no" or (mapping.fused == "whole" and len(parts) < end.part.of):
         raise CompositionError(
-            f"{path} is one projection for {end.part.of} slots, and peft's {mapping.kind} cannot work at {len(parts)} of"
-            " them alone" + (", nor together" if mapping.fused == "no" else ""),
+            f"{path} is one projection for {end.part.of} slots, and peft's {mapping.kind} cannot work at"
+            f" {len(parts)} of them alone" + (", nor together" if mapping.fused == "no" else ""),
             "choose the slots of all its parts" if mapping.fused == "whole" else None,
         )
     if not rules.shared(mapping, parts):

@@ -28,7 +28,7 @@ class Entries(Codec):
             expected = torch.randperm(shape.d_out * shape.d_in, generator=generator)[: len(own)]
             if seed is None or not torch.equal(own.cpu().long(), expected):
                 raise CompositionError(
-                    f"the entries at {insertion.site.address} are not those that entry_seed={seed} gives, and peft saves"
-                    " no others",
+                    f"the entries at {insertion.site.address} are not those that entry_seed={seed} gives, and peft"
+                    " saves no others",
                     "train again with this version, in which they follow from entry_seed",
                 )

@@ -37,9 +37,7 @@ class Projections(Codec):
         wide, tall = torch.empty(rank, d_in), torch.empty(d_out, rank)
         for matrix in (wide, tall):
             nn.init.kaiming_uniform_(matrix, generator=generator)
-        tell(
-            "the file lacks the frozen matrices; they are made again from its seed, which depends on the version of torch"
-        )
+        tell("the file lacks the frozen matrices; they are made again from its seed, as this version of torch does")
         return wide, tall
 
     def write(self, adaptation: Adaptation, places: Places, written: Written) -> None:

@@ -44,7 +44,7 @@ def skew_of(rotation: Tensor) -> Tensor:
 
 
 def truncated(skew: Tensor, terms: int) -> Tensor:
-    """I + 2 Q + 2 Q^2 + ... with a last term of once its power: what peft takes for (I + Q)(I - Q)^-1; [blocks, b, b]."""
+    """I + 2 Q + 2 Q^2 + ..., the last power once: what peft takes for (I + Q)(I - Q)^-1; [blocks, b, b]."""
     total = torch.eye(skew.shape[-1]).expand_as(skew).clone()
     power = total
     for number in range(1, terms):

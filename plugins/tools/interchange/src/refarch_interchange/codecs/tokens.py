@@ -1,7 +1,8 @@
-"""Prompt learning: one tensor of peft's, ``prompt_embeddings``, holds the tokens, or the keys and values of all layers."""
+"""Prompt learning: one tensor of peft's, ``prompt_embeddings``, holds tokens, or the keys and values of all layers."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ TASKS = {
     "QUESTION_ANS": auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
 }
 """peft's types of task and the model classes that they are for; with the others it only takes states."""
+STATES = "FEATURE_EXTRACTION"
 WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 """Those for which peft expects the head in the file."""
 
@@ -33,7 +35,7 @@ WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 def task_type(model: PreTrainedModel) -> str:
     """Peft's type of task of a model's class."""
     name = type(model).__name__
-    return next((task for task, classes in TASKS.items() if name in classes.values()), "FEATURE_EXTRACTION")
+    return next((task for task, classes in TASKS.items() if name in classes.values()), STATES)
 
 
 class Prompt(Codec):
@@ -63,9 +65,9 @@ class Prompt(Codec):
 
 
 class Prefix(Codec):
-    """Keys and values before those of each layer of a decoder, side by side in one tensor: [l, layers * 2 * d_kv].
+    """Keys and values before those of each layer, side by side in one tensor: [l, layers * 2 * d_kv].
 
-    peft's prefix is a cache. A decoder counts positions on after it, where refarch's stands outside of all positions; so
+    peft's prefix is a cache, after which the model counts positions on; refarch's stands outside of all positions. So
     both compute the same at positions that are as many later here.
     """
 
@@ -73,9 +75,9 @@ class Prefix(Codec):
         """Nothing to choose; refuses where the cache does more than that.
 
         Raises:
-            CompositionError: the backbone is no decoder.
+            CompositionError: the backbone has two stacks.
         """
-        _refuse_other_stacks(places)
+        _refuse_two_stacks(places)
         return {}
 
     def prepare(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
@@ -94,7 +96,7 @@ class Prefix(Codec):
 
     def write(self, adaptation: Adaptation, places: Places, written: Written) -> None:
         """The keys and values of all layers, which must all have them."""
-        _refuse_other_stacks(places)
+        _refuse_two_stacks(places)
         layers = adaptation.insertions[0].site.shape.layers
         slots = {str(insertion.site.ref) for insertion in adaptation.insertions}
         if len(adaptation.insertions) != layers or slots != {"attention.key_value"}:
@@ -105,6 +107,8 @@ class Prefix(Codec):
         blocks = [block.detach() for insertion in adaptation.insertions for block in insertion.function()]
         written.tensors[NAME] = torch.cat(blocks, dim=1)
         written.settings.update(virtual(adaptation.model, blocks[0].shape[1], keys=True))
+        if "past_key_values" not in inspect.signature(type(adaptation.model).forward).parameters:
+            written.settings["task_type"] = STATES  # peft refuses to give it a cache for any other task
         written.settings["prefix_projection"] = False
         _with_head(adaptation, places, written)
         _tell_positions(len(blocks[0]))
@@ -136,13 +140,13 @@ def _expect(tensor: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def _refuse_other_stacks(places: Places) -> None:
-    stacks = {site.stack.name for _, site in sum(places.sites.values(), []) if site.stack}
-    if stacks != {"decoder"}:
+def _refuse_two_stacks(places: Places) -> None:
+    stacks = {site.stack.name for found in places.sites.values() for _, site in found if site.stack}
+    if len(stacks) > 1:
         raise CompositionError(
-            "peft's PREFIX_TUNING is a cache of a decoder: an encoder has none, and in an encoder-decoder the decoder's"
-            " position biases or embeddings count it as tokens, which refarch's prefix is not",
-            "use it on a decoder, or prompt tuning, which both compute alike everywhere",
+            "peft's PREFIX_TUNING in an encoder-decoder is a cache whose tokens the decoder's position biases or"
+            " embeddings count, which refarch's prefix is not",
+            "use it on a model of one stack, or prompt tuning, which both compute alike everywhere",
         )
 
 
