@@ -18,7 +18,7 @@ from refarch.engine.attached import RESERVED, Attached, Tree
 from refarch.engine.attending import AttendingBound
 from refarch.engine.attention import KeyValueBound
 from refarch.engine.fingerprint import Fingerprint, fingerprint
-from refarch.engine.function import Function, fold
+from refarch.engine.function import Function
 from refarch.engine.inputs import InputsBound
 from refarch.engine.integrate import Bound
 from refarch.engine.plan import Insertion, Plan
@@ -220,15 +220,6 @@ class Adaptation:
             raise CompositionError(f"these values do not belong to adaptation {self.name!r}: {', '.join(wrong[:5])}")
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-
-    def fold(self) -> None:
-        """Drop, in place, what only training needs (the network that makes a prefix, say), as saving does in the files.
-
-        What it computes stays the same.
-        """
-        for _, function in self.functions():
-            fold(function)
-        self.folded = self.folded or any(insertion.spec.train_only for insertion in self.insertions)
 
     # switching -----------------------------------------------------------------------------------------------------
 

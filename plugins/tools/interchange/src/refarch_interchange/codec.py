@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from refarch import Adaptation
+from refarch.engine.function import fold
 from refarch_interchange.files import PeftFiles
 from refarch_interchange.places import Places
 
@@ -16,6 +17,13 @@ class Written(NamedTuple):
 
     settings: dict[str, Any]
     tensors: dict[str, Tensor]
+
+
+def fold_all(adaptation: Adaptation) -> None:
+    """Drop, in place, what only training needs: their files, as refarch's, hold what it has made."""
+    for _, function in adaptation.functions():
+        fold(function)
+    adaptation.folded = True
 
 
 class Codec:

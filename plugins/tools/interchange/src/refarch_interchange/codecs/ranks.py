@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refarch import Adaptation
-from refarch_interchange.codec import Codec, Written
+from refarch_interchange.codec import Codec, Written, fold_all
 from refarch_interchange.files import PeftFiles
 from refarch_interchange.places import Places
 from refarch_interchange.rules import PREFIX
@@ -16,7 +16,7 @@ class Triplets(Codec):
 
     def prepare(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
         """As many triplets as the file has, and no account of their importance, which it does not hold."""
-        adaptation.fold()
+        fold_all(adaptation)
         for insertion in adaptation.insertions:
             values = files.tensors.get(f"{PREFIX}{places.path(insertion.site.end.module)}.lora_E")
             if values is not None:

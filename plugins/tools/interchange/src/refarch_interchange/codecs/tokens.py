@@ -12,7 +12,7 @@ from transformers.models.auto import modeling_auto as auto
 
 from refarch import Adaptation
 from refarch.errors import CheckpointError, CompositionError
-from refarch_interchange.codec import Codec, Written
+from refarch_interchange.codec import Codec, Written, fold_all
 from refarch_interchange.files import PeftFiles
 from refarch_interchange.notes import tell
 from refarch_interchange.places import Places
@@ -43,7 +43,7 @@ class Prompt(Codec):
 
     def prepare(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
         """Only the tokens stay."""
-        adaptation.fold()
+        fold_all(adaptation)
 
     def read(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
         """The first tokens; peft itself leaves those of a second stack aside."""
@@ -82,7 +82,7 @@ class Prefix(Codec):
 
     def prepare(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
         """Only keys and values stay."""
-        adaptation.fold()
+        fold_all(adaptation)
 
     def read(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
         """Two columns of blocks a layer."""
