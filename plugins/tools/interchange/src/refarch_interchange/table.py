@@ -141,7 +141,7 @@ IA3 = InterchangeSpec(
 )
 
 INITIAL = ("init_weights",)
-DROPS = ("rank_dropout", "module_dropout", "rank_dropout_scale")
+DROPS = ("rank_dropout", "module_dropout")
 WEIGHTS = (
     InterchangeSpec(
         name="peft-loha",
@@ -170,7 +170,7 @@ WEIGHTS = (
         derived={"factor": "refarch_interchange.derived:factor"},
         settings="refarch_interchange.derived:factor_settings",
         patterns=PATTERNS,
-        silent=(*INITIAL, *DROPS, "decompose_factor"),
+        silent=(*INITIAL, *DROPS, "rank_dropout_scale", "decompose_factor"),
         tensors=(
             TensorRule(own="first.matrix", theirs="lokr_w1", optional=True),
             TensorRule(own="first.up", theirs="lokr_w1_a", optional=True),
