@@ -1,11 +1,9 @@
 """Both round trips of every technique that peft has too, after random weights, with peft itself on the other side."""
 
-import functools
 import warnings
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from peft.tuners.boft import layer as peft_boft
@@ -14,46 +12,12 @@ from torch import Tensor
 
 import refarch
 from refarch.testing.case import randomise
-from refarch.testing.models import Batch, Tiny, all_tiny, outputs
+from refarch.testing.models import Tiny, outputs
 
 from .cases import CASES, Case
+from .support import batch_of, changed, close, contents, tiny_of, trained_by_peft, with_peft
 
 PAIRS = [(name, family) for name, case in CASES.items() for family in case.families]
-
-
-@functools.cache
-def tiny_of(family: str, head: str = "LM") -> Tiny:
-    """The family's tiny language model."""
-    return next(tiny for tiny in all_tiny([family]) if tiny.auto_class.endswith(head))
-
-
-def batch_of(tiny: Tiny, shift: int = 0) -> Batch:
-    """Rows without padding: peft leaves positions to the model, which counts them along the sequence."""
-    batch = tiny.batch(tiny.model(), (6, 6))
-    batch.pop("position_ids", None)
-    return {**batch, "position_ids": torch.arange(6).expand(2, -1) + shift} if shift else batch
-
-
-def close(found: Tensor, wanted: Tensor) -> None:
-    """Equal within 1e-5. Of a prompt's positions, which peft returns too, only the tokens' count."""
-    torch.testing.assert_close(found[:, -wanted.shape[1] :], wanted, rtol=1e-5, atol=1e-5)
-
-
-def changed(found: Tensor, tiny: Tiny, batch: Batch) -> None:
-    """The module is at work."""
-    plain = outputs(tiny.model(), batch)
-    assert (found[:, -plain.shape[1] :] - plain).abs().max() > 1e-3
-
-
-def with_peft(tiny: Tiny, folder: Path) -> Any:
-    """The model as peft loads it from its files."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return peft.PeftModel.from_pretrained(tiny.model(), str(folder)).eval()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".json", ".safetensors")}
 
 
 class BlockDiagonal:
@@ -106,24 +70,11 @@ def test_refarch_to_peft_to_refarch(name: str, family: str, tmp_path: Path) -> N
     close(outputs(again, batch), wanted)
 
 
-@torch.no_grad()
-def spread(wrapped: Any) -> None:
-    """Random values for all of peft's parameters that train, none of them near a start that does nothing."""
-    generator = torch.Generator().manual_seed(3)
-    for parameter in wrapped.parameters():
-        if parameter.requires_grad:
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
-
-
 @pytest.mark.parametrize(("name", "family"), PAIRS)
 def test_peft_to_refarch_to_peft(name: str, family: str, tmp_path: Path) -> None:
     case, tiny = case_of(name, family)
     batch, theirs = batch_of(tiny, case.shift), batch_of(tiny)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        wrapped = peft.get_peft_model(tiny.model(), case.config(family)).eval()
-        spread(wrapped)
-        wrapped.save_pretrained(str(tmp_path / "theirs"))
+    trained_by_peft(tiny, case.config(family), tmp_path / "theirs")
     before = outputs(with_peft(tiny, tmp_path / "theirs"), theirs)
     changed(before, tiny, batch)
     model = tiny.model()

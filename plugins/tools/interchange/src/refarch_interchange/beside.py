@@ -8,7 +8,7 @@ from refarch import Adaptation, InterchangeSpec, ModuleSpec
 from refarch.errors import CompositionError
 from refarch_interchange.codec import Written
 from refarch_interchange.places import Places
-from refarch_interchange.rules import PREFIX
+from refarch_interchange.rules import PREFIX, prefix
 
 
 def is_extra(adaptation: Adaptation, module: ModuleSpec) -> bool:
@@ -32,7 +32,7 @@ def write(
     copies = dict(adaptation.copies)
     head = {path: copy for path, copy in copies.items() if places.in_head(path)}
     if adaptation.train_head:
-        _add(written, head)
+        _add(written, head, prefix(mapping))
         written.settings["modules_to_save"] = list(places.head)
         outside = [path for path in copies if path not in head and _belongs_to_head(adaptation, path, places)]
         if outside:
@@ -49,7 +49,7 @@ def write(
     elif all(path.endswith(".bias") and path.removesuffix(".bias") in targets for path in copies):
         _biases(written, copies, targets, f"{mapping.kind.lower()}_only")
     else:
-        _whole_modules(adaptation, copies, places, written)
+        _whole_modules(adaptation, copies, places, written, prefix(mapping))
 
 
 def _base_parameters(adaptation: Adaptation) -> list[tuple[str, nn.Parameter]]:
@@ -63,8 +63,8 @@ def _belongs_to_head(adaptation: Adaptation, path: str, places: Places) -> bool:
     return any(value is copy and places.in_head(name) for name, value in every)
 
 
-def _add(written: Written, copies: dict[str, nn.Parameter]) -> None:
-    written.tensors.update({f"{PREFIX}{path}": copy for path, copy in copies.items()})
+def _add(written: Written, copies: dict[str, nn.Parameter], before: str) -> None:
+    written.tensors.update({f"{before}{path}": copy for path, copy in copies.items()})
 
 
 def _biases(written: Written, copies: dict[str, nn.Parameter], targets: list[str], setting: str) -> None:
@@ -74,7 +74,9 @@ def _biases(written: Written, copies: dict[str, nn.Parameter], targets: list[str
         written.tensors[f"{PREFIX}{module}.base_layer.bias" if module in targets else f"{PREFIX}{path}"] = copy
 
 
-def _whole_modules(adaptation: Adaptation, copies: dict[str, nn.Parameter], places: Places, written: Written) -> None:
+def _whole_modules(
+    adaptation: Adaptation, copies: dict[str, nn.Parameter], places: Places, written: Written, before: str
+) -> None:
     modules = sorted({path.rpartition(".")[0] for path in copies})
     every = {f"{module}.{name}" for module in modules for name, _ in places.modules[module].named_parameters()}
     missing = sorted(every - copies.keys())
@@ -83,5 +85,5 @@ def _whole_modules(adaptation: Adaptation, copies: dict[str, nn.Parameter], plac
             f"adaptation {adaptation.name!r} trains some parameters of {missing[0].rpartition('.')[0]} and not"
             f" {missing[0]}; peft has no word for that"
         )
-    _add(written, copies)
+    _add(written, copies, before)
     written.settings["modules_to_save"] = [*written.settings.get("modules_to_save", ()), *modules]

@@ -13,19 +13,9 @@ def block_size(settings: Mapping[str, Any], place: Place) -> int:
     return int(settings.get("oft_block_size") or 0) or place.d_in // int(settings["r"])
 
 
-def oft_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of OFT: peft wants one of the two to be 0."""
-    return {"r": 0, "oft_block_size": options["block_size"]}
-
-
 def butterfly_block_size(settings: Mapping[str, Any], place: Place) -> int:
     """Of BOFT: given, or the width by the number of blocks."""
     return int(settings.get("boft_block_size") or 0) or place.d_in // int(settings["boft_block_num"])
-
-
-def butterfly_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of BOFT: peft wants one of the two to be 0."""
-    return {"boft_block_size": options["block_size"], "boft_block_num": 0}
 
 
 def factor(settings: Mapping[str, Any], place: Place) -> int | None:
@@ -37,6 +27,11 @@ def factor(settings: Mapping[str, Any], place: Place) -> int | None:
 def factor_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Of LoKr: -1 leaves it to the method."""
     return {"decompose_factor": -1 if options["factor"] is None else options["factor"]}
+
+
+def target_rank(settings: Mapping[str, Any], place: Place) -> int:
+    """Of AdaLoRA: peft has no objection to one that is above the rank, which then stays."""
+    return min(int(settings["target_r"]), int(settings["init_r"]))
 
 
 def adalora_settings(options: Mapping[str, Any]) -> dict[str, Any]:

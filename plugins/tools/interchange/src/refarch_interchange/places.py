@@ -49,6 +49,7 @@ class Places:
         self.modules: dict[str, nn.Module] = named
         self._paths = {id(module): path for path, module in named.items()}
         resolver = Resolver(model, family)
+        self._stacks = len(resolver.stacks)
         self.available = resolver.available()
         self.head = [self.path(place.module) for place in resolver.head()]
         self.sites: dict[str, list[tuple[str, Site]]] = {}
@@ -111,7 +112,7 @@ class Places:
             counts = [site.shape.layers for site in every if site.stack and site.stack.name == stack]
             whole = not indices or len(indices) == counts[0]
             choice: dict[str, Any] = {} if whole else {"indices": sorted(indices)}
-            if len({site.stack.name for site in every if site.stack}) > 1:
+            if self._stacks > 1:
                 choice["stacks"] = [stack]
             found.append(Layers.parse(choice))
         return found

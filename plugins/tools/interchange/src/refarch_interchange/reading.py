@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def load_peft(
     codec: Codec = resolve(mapping.codec)() if mapping.codec else Codec()
     modules = _sorted(files, mapping)
     _check_targets(files, mapping, modules, places)
-    other = extras.find(_leftover(files, modules, mapping), places)
+    other = extras.find(_leftover(files, modules, mapping), files, rules.prefix(mapping), places)
     technique = _technique(files, mapping, codec, list(modules), places, registry, other.modules)
     found = registry.find("technique", mapping.technique)
     adaptation = refarch.attach(
@@ -99,7 +100,7 @@ def _sorted(files: PeftFiles, mapping: InterchangeSpec) -> dict[str, dict[str, s
 def _leftover(files: PeftFiles, modules: dict[str, dict[str, str]], mapping: InterchangeSpec) -> list[str]:
     """Names of tensors that are neither a rule's nor a codec's."""
     done = {key for keys in modules.values() for key in keys.values()}
-    return [key for key in files.tensors if key not in done and key.startswith(rules.PREFIX)]
+    return [key for key in files.tensors if key not in done and key.startswith(rules.prefix(mapping))]
 
 
 def _check_targets(files: PeftFiles, mapping: InterchangeSpec, modules: Any, places: Places) -> None:
@@ -107,7 +108,8 @@ def _check_targets(files: PeftFiles, mapping: InterchangeSpec, modules: Any, pla
     if mapping.targets not in ("linear", "norm"):
         return
     if not modules:
-        raise CheckpointError(f"{files.where}: there is no tensor of a module that is adapted", "it may be truncated")
+        there = f"; nothing is known of {sorted(files.tensors)[0]}" if files.tensors else ""
+        raise CheckpointError(f"{files.where}: there is no tensor of a module of peft's {mapping.kind}{there}")
     answers = {path: peft_settings.targeted(files.settings, "target_modules", path) for path in places.modules}
     if None in answers.values():
         return
@@ -138,7 +140,9 @@ def _technique(
         found = {**peft_settings.options(mapping, files.settings, place), **choices}
         return _with_modules(spec.configure({**preset, **found}), others)
     chosen = [item for path in paths for item in _chosen(files, mapping, path, places)]
-    groups = places.groups(chosen)
+    usual = Counter(item.value for item in chosen)
+    # The technique's own options are those of most modules.
+    groups = sorted(places.groups(chosen), key=lambda group: -usual[group.value])
     return _with_modules(grouped(spec, preset, groups, choices), others)
 
 

@@ -15,8 +15,15 @@ from refarch_interchange.operations import operation
 
 PREFIX = "base_model.model."
 """Before every path of a module in the names of peft's tensors."""
+PROMPT_PREFIX = "base_model."
+"""The same where peft puts tokens before a model that it leaves as it is."""
 Theirs = dict[str, Tensor]
 """Tensors of one module by the name that rules have for them (``lora_A.weight``)."""
+
+
+def prefix(mapping: InterchangeSpec) -> str:
+    """What stands before a path in a mapping's files."""
+    return PROMPT_PREFIX if mapping.targets == "none" else PREFIX
 
 
 class Sorter:

@@ -105,7 +105,6 @@ ADALORA = InterchangeSpec(
     when={"init_lora_weights": (True, False), "use_dora": False},
     options={
         "rank": "init_r",
-        "target_rank": "target_r",
         "alpha": "lora_alpha",
         "dropout": "lora_dropout",
         "orthogonality": "orth_reg_weight",
@@ -115,8 +114,9 @@ ADALORA = InterchangeSpec(
         "beta1": "beta1",
         "beta2": "beta2",
     },
+    derived={"target_rank": "refarch_interchange.derived:target_rank"},
     settings="refarch_interchange.derived:adalora_settings",
-    silent=(*LORA_SILENT, "r", "rank_pattern", "total_step"),
+    silent=(*LORA_SILENT, "target_r", "r", "rank_pattern", "total_step"),
     tensors=(
         TensorRule(own="left", theirs="lora_B"),
         TensorRule(own="values", theirs="lora_E", operation="column", rows=False),
@@ -216,7 +216,6 @@ ROTATIONS = (
         technique="oft",
         options={"share_blocks": "block_share"},
         derived={"block_size": "refarch_interchange.derived:block_size"},
-        settings="refarch_interchange.derived:oft_settings",
         silent=(
             *INITIAL,
             "r",
@@ -239,7 +238,6 @@ ROTATIONS = (
         technique="boft",
         options={"factors": "boft_n_butterfly_factor"},
         derived={"block_size": "refarch_interchange.derived:butterfly_block_size"},
-        settings="refarch_interchange.derived:butterfly_settings",
         silent=(*INITIAL, "boft_block_size", "boft_block_num", "boft_dropout"),
         tensors=(
             TensorRule(own="rotations.{}.angles", theirs="boft_R", operation="skew", rows=False),

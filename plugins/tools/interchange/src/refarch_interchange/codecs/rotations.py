@@ -7,6 +7,7 @@ from torch import Tensor
 
 from refarch import Adaptation
 from refarch.engine.linear import widths
+from refarch.errors import CompositionError
 from refarch_interchange.codec import Codec, Written
 from refarch_interchange.files import PeftFiles
 from refarch_interchange.notes import tell
@@ -33,8 +34,25 @@ class Series(Codec):
         )
 
     def write(self, adaptation: Adaptation, places: Places, written: Written) -> None:
-        """Without the series."""
+        """Without the series; the size of blocks or their number."""
         written.settings["use_cayley_neumann"] = False
+        sizes = [(i.site.shape.d_in, i.function.rotation.size) for i in adaptation.insertions]  # type: ignore[union-attr]
+        written.settings.update(size_or_number(sizes, "oft_block_size", "r"))
+
+
+def size_or_number(modules: list[tuple[int, int]], size: str, number: str) -> dict[str, int]:
+    """Peft's settings for blocks in modules of these widths and block sizes, of which it wants one to be 0.
+
+    Raises:
+        CompositionError: neither is the same in all modules.
+    """
+    sizes, numbers = {block for _, block in modules}, {width // block for width, block in modules}
+    if len(sizes) > 1 and len(numbers) > 1:
+        raise CompositionError(
+            f"modules have blocks of {' and '.join(map(str, sorted(sizes)))}, and peft has one {size} or {number}",
+            "attach them as separate adaptations",
+        )
+    return {size: sizes.pop(), number: 0} if len(sizes) == 1 else {size: 0, number: numbers.pop()}
 
 
 def skew_of(rotation: Tensor) -> Tensor:
@@ -57,7 +75,9 @@ class Butterfly(Codec):
     """peft's BOFT always has a factor for each output unit."""
 
     def write(self, adaptation: Adaptation, places: Places, written: Written) -> None:
-        """Factors of one where the option has left them out."""
+        """Factors of one where the option has left them out; the size of blocks or their number."""
+        sizes = [(i.site.shape.d_in, i.function.block_size) for i in adaptation.insertions]
+        written.settings.update(size_or_number(sizes, "boft_block_size", "boft_block_num"))  # type: ignore[arg-type]
         for insertion in adaptation.insertions:
             name = f"{PREFIX}{places.path(insertion.site.end.module)}.boft_s"
             written.tensors.setdefault(name, torch.ones(widths(insertion.site.end.module)[1], 1))

@@ -16,7 +16,7 @@ from refarch_interchange.codec import Codec, Written, fold_all
 from refarch_interchange.files import PeftFiles
 from refarch_interchange.notes import tell
 from refarch_interchange.places import Places
-from refarch_interchange.rules import PREFIX, own_tensors
+from refarch_interchange.rules import PROMPT_PREFIX, own_tensors
 
 NAME = "prompt_embeddings"
 TASKS = {
@@ -43,6 +43,7 @@ class Prompt(Codec):
 
     def prepare(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
         """Only the tokens stay."""
+        _refuse_first_state(adaptation)
         fold_all(adaptation)
 
     def read(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
@@ -57,6 +58,7 @@ class Prompt(Codec):
 
     def write(self, adaptation: Adaptation, places: Places, written: Written) -> None:
         """The tokens, and what peft makes its table of."""
+        _refuse_first_state(adaptation)
         (insertion,) = adaptation.insertions
         tokens: Tensor = insertion.function().detach()
         written.tensors[NAME] = tokens
@@ -140,6 +142,15 @@ def _expect(tensor: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
+def _refuse_first_state(adaptation: Adaptation) -> None:
+    if adaptation.family.kind == "encoder" and task_type(adaptation.model) == "SEQ_CLS":
+        raise CompositionError(
+            "with peft's prompts, an encoder's classifier reads the state of the first prompt token, with refarch's"
+            " that of the first token of the text; there is no conversion between them",
+            "use prefix tuning, or a head that reads all tokens",
+        )
+
+
 def _refuse_two_stacks(places: Places) -> None:
     stacks = {site.stack.name for found in places.sites.values() for _, site in found if site.stack}
     if len(stacks) > 1:
@@ -163,6 +174,6 @@ def _with_head(adaptation: Adaptation, places: Places, written: Written) -> None
         return
     for path, parameter in adaptation.model.named_parameters():
         if places.in_head(path):
-            written.tensors[f"{PREFIX}{path}"] = parameter
+            written.tensors[f"{PROMPT_PREFIX}{path}"] = parameter
     written.settings["modules_to_save"] = list(places.head)
     tell("the head, which did not train, is written too: peft expects one for this task")
