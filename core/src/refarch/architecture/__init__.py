@@ -2,6 +2,7 @@
 
 from refarch.architecture.base import CONTRACT, Spec, explain
 from refarch.architecture.family import BackboneKind, FamilySpec, ModelSpec, StackTable, TinyModel, parse_entry
+from refarch.architecture.interchange import InterchangeSpec, TensorRule
 from refarch.architecture.module import Gate, ModuleSpec, Positions, Router
 from refarch.architecture.pipeline import (
     BackboneChoice,
@@ -34,6 +35,7 @@ __all__ = [
     "FamilySpec",
     "Formulation",
     "Gate",
+    "InterchangeSpec",
     "Layers",
     "ModelSpec",
     "ModuleSpec",
@@ -52,6 +54,7 @@ __all__ = [
     "TaskSpec",
     "TechniqueChoice",
     "TechniqueSpec",
+    "TensorRule",
     "Times",
     "TinyModel",
     "TrainingSpec",
