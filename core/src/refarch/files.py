@@ -168,6 +168,18 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def below(folder: Path, name: str) -> Path:
+    """The path of a file or folder named in a file, at any depth below ``folder``: ``adaptations/lora``.
+
+    Raises:
+        CheckpointError: the name climbs out of the folder, or something on the way is a link that does.
+    """
+    path = folder
+    for part in name.split("/"):
+        path = inside(path, part)
+    return path
+
+
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from refarch.architecture import ConfiguredTechnique, FamilySpec, TechniqueSpec
 from refarch.engine import checkpoint as files
+from refarch.engine import origin
 from refarch.engine import plan as planning
 from refarch.engine.adaptation import Adaptation, Source, adaptations, unused_name
 from refarch.engine.attached import RESERVED
@@ -165,7 +166,7 @@ def _configured(
         return technique.configure(options), Source()
     if options:
         raise SpecError(f"technique {technique.name!r} has its options decided; {sorted(options)} come too late")
-    return technique, Source()
+    return technique, origin.source(technique, registry or default_registry())
 
 
 def _family(model: PreTrainedModel, registry: Registry | None) -> FamilySpec:

@@ -117,14 +117,7 @@ def trusted_technique(
     wanted = checkpoint.technique
     registry = registry or default_registry()
     installed = registry.technique(wanted.name) if trusted is None else trusted
-    declared = {path for module in installed.modules for path in (module.function, module.schedule)} | {
-        module.get(field)
-        for preset in installed.presets.values()
-        for module in preset.get("modules", ())
-        for field in ("function", "schedule")
-    }
-    used = {path for module in wanted.technique.modules for path in (module.function, module.schedule)}
-    strange = used - declared - {None}
+    strange = origin.import_paths(wanted.technique) - origin.import_paths(installed, presets=True)
     if strange:
         here = "the given spec"
         if trusted is None:
@@ -132,7 +125,7 @@ def trusted_technique(
             here = f"the installed {found.distribution} {found.version}"
         raise CheckpointError(
             f"the checkpoint was made by {checkpoint.source.distribution or 'an inline spec'}"
-            f" {checkpoint.source.version} and uses {', '.join(sorted(map(str, strange)))}, which {here}"
+            f" {checkpoint.source.version} and uses {', '.join(sorted(strange))}, which {here}"
             " does not declare",
             "install the version that made it, or pass technique= with a spec that you trust",
         )

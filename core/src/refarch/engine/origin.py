@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 from importlib import metadata
-from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from refarch.architecture import FamilySpec
-from refarch.plugins.registry import default_registry
-
-if TYPE_CHECKING:
-    from refarch.engine.adaptation import Adaptation
+from refarch.architecture import ConfiguredTechnique, FamilySpec, TechniqueSpec
+from refarch.engine.adaptation import Adaptation, Source
+from refarch.plugins.registry import Registry, default_registry
 
 CORE = ("refarch", "torch", "transformers", "safetensors")
 """Distributions that take part in every checkpoint."""
@@ -40,6 +37,32 @@ def _auto_classes(model_type: str, name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def source(technique: ConfiguredTechnique, registry: Registry) -> Source:
+    """The plugin that a configured technique came from: the one of its name, if that declares the functions that it
+    uses; none otherwise.
+    """
+    found = [item for item in registry.found if (item.kind, item.name) == ("technique", technique.name)]
+    if len(found) != 1 or found[0].status == "blocked" or registry.load_quietly(found[0]).error is not None:
+        return Source()
+    used = import_paths(technique.technique)
+    known = import_paths(registry.technique(technique.name), presets=True)
+    return Source(distribution=found[0].distribution, version=found[0].version) if used <= known else Source()
+
+
+def import_paths(spec: TechniqueSpec, presets: bool = False) -> set[str]:
+    """The import paths of all code that a technique's modules name.
+
+    Args:
+        spec: the technique.
+        presets: whether to look into its presets too.
+    """
+    fields = ("function", "schedule")
+    found = {getattr(module, field) for module in spec.modules for field in fields}
+    for preset in spec.presets.values() if presets else ():
+        found |= {module.get(field) for module in preset.get("modules", ()) for field in fields}
+    return found - {None}
+
+
 def labels(model: PreTrainedModel) -> dict[int, str]:
     """Names of the labels that the model's head tells apart, by number; empty where it has no such head.
 
@@ -53,8 +76,7 @@ def versions(adaptation: Adaptation) -> dict[str, str]:
     """The distributions that made an adaptation and their versions: the core's, and those of the plugins that the
     technique, the functions that it uses and the backbone's table came from.
     """
-    functions = [spec.function for spec in adaptation.technique.technique.modules if spec.function]
-    packages = {path.partition(":")[0].partition(".")[0] for path in functions}
+    packages = {path.partition(":")[0].partition(".")[0] for path in import_paths(adaptation.technique.technique)}
     names = {*CORE, adaptation.source.distribution}
     for found in default_registry().found:
         table = (found.kind, found.name) == ("backbone", adaptation.family.name)
