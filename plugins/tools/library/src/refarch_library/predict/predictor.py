@@ -13,12 +13,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refarch import Adaptation, Registry, Task, default_registry, load
-from refarch.engine import Fingerprint
 from refarch.errors import CheckpointError, UsageError
 from refarch.files import below
+from refarch.pipeline.resolve import locate
 from refarch.pipeline.task import Question
 from refarch.plugins import resolve
-from refarch_library.base import load_base
+from refarch_library.base import choice, load_base
 from refarch_library.entry import Entry
 from refarch_library.finding import Found, find
 from refarch_library.store import Library
@@ -108,7 +108,7 @@ class Predictor:
         self.library, self.backbone, self.limit, self.max_bytes = library or Library(), backbone, limit, max_bytes
         self.batch_size, self.device = batch_size, device
         self.registry = registry or default_registry()
-        self.base: Fingerprint | None = None
+        self.place = ""
         self._views: dict[tuple[Any, ...], View] = {}
         self._held: OrderedDict[str, Loaded] = OrderedDict()
         self._lock = threading.RLock()
@@ -183,7 +183,7 @@ class Predictor:
             while self._held:
                 self._drop()
             self._views.clear()
-            self.base = None
+            self.place = ""
 
     def _is_full(self) -> bool:
         return len(self._held) > self.limit or (self.max_bytes is not None and self.bytes > self.max_bytes)
@@ -207,34 +207,33 @@ class Predictor:
         return tuple(done)
 
     def _task(self, entry: Entry) -> Task:
-        choice = entry.record.pipeline.task
-        spec = self.registry.task(choice.name)
-        task: Task = resolve(spec.implementation)(**spec.configure(choice.options))
+        own = entry.record.pipeline.task
+        spec = self.registry.task(own.name)
+        task: Task = resolve(spec.implementation)(**spec.configure(own.options))
         task.formulation, task.metric = entry.record.formulation, spec.metric
         if not task.answers_texts:
             raise UsageError(
-                f"entry {entry.name!r}: the task {choice.name!r} does not say how new texts are asked",
+                f"entry {entry.name!r}: the task {own.name!r} does not say how new texts are asked",
                 "load the entry with Library.load, and ask the model yourself",
             )
         return task
 
     def _view(self, found: Found) -> View:
-        """The backbone under the entry's head."""
-        base = found.entry.base
-        reason = self.base.differs(base.fingerprint) if self.base is not None else ""
-        if reason:
-            raise CheckpointError(
-                f"entry {found.entry.name!r} belongs to another backbone than those that are held: {reason}",
-                "use a predictor for each backbone",
-            )
-        key = (base.auto_class, tuple(sorted(base.labels.items())))
+        """The backbone under the entry's head; whether it is the entry's own is checked when that is loaded onto it."""
+        own, base = choice(found.entry, self.backbone), found.entry.base
+        key = (base.auto_class, tuple(sorted(base.labels.items())), own.dtype, repr(sorted(own.config.items())))
         if key not in self._views:
+            place = f"{locate(own, self.registry)} {own.revision or ''}".strip()
+            if self._views and place != self.place:
+                raise CheckpointError(
+                    f"entry {found.entry.name!r} belongs to another backbone, {place}, than those that are held,"
+                    f" {self.place}",
+                    "use a predictor for each backbone; if it is the same one elsewhere, name it with backbone=",
+                )
             view = View(*load_base(found.entry, self.registry, backbone=self.backbone, device=self.device))
-            for other in self._views.values():
+            for other in list(self._views.values())[:1]:
                 share(other.model, view.model)
-                break
-            self._views[key] = view
-            self.base = self.base or base.fingerprint
+            self._views[key], self.place = view, place
         return self._views[key]
 
 
