@@ -143,7 +143,7 @@ def plan(
     """
     try:
         _check_size(resolver, technique, checkpoint)
-        found = planning.build(resolver, technique, checkpoint.seed, None, device)
+        found = planning.build(resolver, technique, checkpoint.seed, None, device, values=False)
         for insertion in found.insertions if checkpoint.folded else ():
             fold(insertion.function)
     except RefarchError:
@@ -168,7 +168,7 @@ def _check_size(resolver: Resolver, technique: ConfiguredTechnique, checkpoint: 
             update={"workspace": spec.workspace[:1], "layers": Layers(first=1, stacks=spec.layers.stacks)}
         )
         alone = technique.model_copy(update={"technique": technique.technique.model_copy(update={"modules": (small,)})})
-        plan = planning.build(resolver, alone, 0, None, torch.device("meta"))
+        plan = planning.build(resolver, alone, 0, None, torch.device("meta"), values=False)
         wanted = sum(p.numel() for item in plan.insertions for p in item.function.parameters())
         if 4 * wanted > 16 * saved + MOST_BYTES:
             raise CheckpointError(
