@@ -10,8 +10,9 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from refarch.errors import BusyError, CheckpointError, SaveError
 
@@ -137,7 +138,7 @@ def _ordinary(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open an ordinary file for reading: not a pipe that never answers, nor a device that never ends.
 
     Raises:

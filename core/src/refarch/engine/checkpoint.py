@@ -33,7 +33,7 @@ from refarch.plugins.registry import default_registry
 if TYPE_CHECKING:
     from refarch.plugins.registry import Registry
 
-__all__ = ["FILE", "FORMAT", "Checkpoint", "read", "read_description", "save"]
+__all__ = ["FILE", "FORMAT", "Checkpoint", "read", "read_description", "save", "start_from"]
 
 MOST_BYTES = 2**30
 """What a function may take beyond what its checkpoint holds of it."""
@@ -190,6 +190,34 @@ def check_base(checkpoint: Checkpoint, base: Fingerprint, any_base: bool) -> Non
             f"adaptation {checkpoint.name!r} belongs to another base: {reason}",
             "load the base that it was trained on, or pass any_base=True if only the weights differ on purpose",
         )
+
+
+@torch.no_grad()
+def start_from(adaptation: Adaptation, folder: Path) -> None:
+    """Give an adaptation the values of a saved one, as a starting point for training.
+
+    Args:
+        adaptation: attached, of the same technique with the same options at the same slots.
+        folder: of the saved one. It may have a head that the adaptation does not train, or lack one that it does.
+
+    Raises:
+        CheckpointError: the files are damaged, or the base, slots or shapes differ. The adaptation is as it was.
+    """
+    saved, tensors = read(folder)
+    check_base(saved, adaptation.base_fingerprint(), False)
+    compare("slots", saved.slot_map, adaptation.slot_map, folder)
+    heads = tuple(f"base:{place.path}." for place in adaptation.resolver.head())
+    own = adaptation.state_dict()
+    shared = {name: tensor for name, tensor in tensors.items() if name in own or not name.startswith(heads)}
+    wanted = {name: tensor for name, tensor in own.items() if name in tensors or not name.startswith(heads)}
+    shapes = [{name: str(tuple(t.shape)) for name, t in each.items()} for each in (shared, wanted)]
+    if saved.folded and shapes[0] != shapes[1]:
+        raise CheckpointError(
+            f"{folder} was saved without what only training needs", "save it with for_training=True to start from it"
+        )
+    compare("shapes", *shapes, folder)
+    for name, tensor in wanted.items():
+        tensor.copy_(tensors[name])
 
 
 def resize(tree: nn.Module, checkpoint: Checkpoint) -> None:

@@ -54,6 +54,12 @@ def write_data(root):
 
 
 @pytest.fixture(scope="session")
+def make_backbone():
+    """Writes a tiny model of random weights and its tokenizer."""
+    return make_model
+
+
+@pytest.fixture(scope="session")
 def root(tmp_path_factory):
     """A folder with models and data."""
     root = tmp_path_factory.mktemp("library")
