@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch import PipelineSpec, Pool, Registry, Task, adaptations, load
-from refarch.errors import UsageError
+from refarch import PipelineSpec, Pool, Registry, Task, load
+from refarch.engine import origin
+from refarch.errors import CheckpointError, UsageError
 from refarch.pipeline.evaluation import collect
 from refarch.pipeline.resolve import quiet, resolve_pipeline
 from refarch.pipeline.run import assemble
@@ -54,8 +55,21 @@ def score_start(pipeline: PipelineSpec, registry: Registry, pool: Pool) -> float
     return found[parts.task_spec.metric]
 
 
-def score_saved(pipeline: PipelineSpec, folders: Sequence[Path], registry: Registry, pool: Pool) -> float:
+def score_saved(
+    pipeline: PipelineSpec,
+    folders: Sequence[Path],
+    registry: Registry,
+    pool: Pool,
+    labels: Mapping[int, str] | None = None,
+) -> float:
     """The score of saved adaptations on a pipeline's task; its techniques and training are left out of it.
+
+    Args:
+        pipeline: names the backbone and the task.
+        folders: of the adaptations, in their order.
+        registry: where names are looked up.
+        pool: keeps the backbone and the data for the next call.
+        labels: what their head tells apart; the task must tell the same apart. Not compared when left out.
 
     Raises:
         CheckpointError: they do not fit its backbone under the task's head.
@@ -63,11 +77,14 @@ def score_saved(pipeline: PipelineSpec, folders: Sequence[Path], registry: Regis
     resolved = resolve_pipeline(pipeline, registry)
     with pool.turn():
         base = pool.take(resolved, registry)
-        for folder in folders:
-            load(base.model, folder, registry=registry)
+        here = origin.labels(base.model)
+        if labels is not None and dict(labels) != here:
+            names = [", ".join(each.values()) or "none" for each in (labels, here)]
+            raise CheckpointError(f"its head's labels are {names[0]}, the task's {names[1]}")
+        done = [load(base.model, folder, registry=registry) for folder in folders]
         base.task.check_model(base.model)
         rows = split_of(resolved, base.data)
         found = score(base.task, base.model, base.tokenizer, rows, resolved.training.eval_batch_size)
-        for adaptation in reversed(adaptations(base.model)):
+        for adaptation in reversed(done):
             adaptation.detach()
     return found[base.spec.metric]
