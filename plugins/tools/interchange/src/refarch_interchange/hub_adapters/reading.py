@@ -15,8 +15,9 @@ from refarch.errors import CheckpointError, CompositionError
 from refarch.plugins import default_registry
 from refarch_interchange.codec import fold_all
 from refarch_interchange.files import PeftFiles, locate
-from refarch_interchange.hub_adapters import methods
+from refarch_interchange.hub_adapters import methods, norms
 from refarch_interchange.hub_adapters.files import HEADS, NAMES, read
+from refarch_interchange.hub_adapters.method import Method, Values, layer_number
 from refarch_interchange.notes import tell
 from refarch_interchange.places import Places
 from refarch_interchange.reading import grouped
@@ -75,7 +76,7 @@ def load_adapters(
     return adaptation
 
 
-def _method(files: PeftFiles, places: Places) -> methods.Method:
+def _method(files: PeftFiles, places: Places) -> Method:
     kind = files.settings.get("architecture")
     if kind not in methods.METHODS:
         reason = methods.UNMAPPED.get(str(kind), "nothing is known of it")
@@ -86,7 +87,7 @@ def _method(files: PeftFiles, places: Places) -> methods.Method:
         raise CheckpointError(f"{files.where}: a tensor or setting is missing: {error}", "is it truncated?") from None
     _check_layers(files, method, places)
     sublayers = {item.chosen.slot for item in method.placed} if method.preset == "parallel" else set()
-    if not methods.reads_what_it_adds_to(places, sublayers):
+    if not norms.reads_what_it_adds_to(places, sublayers):
         raise CompositionError(
             "the adapters library's parallel adapter reads the residual stream; in a model that norms before a"
             " sublayer, that is not what the sublayer reads, and a parallel module here reads what the sublayer does",
@@ -95,25 +96,37 @@ def _method(files: PeftFiles, places: Places) -> methods.Method:
     return method
 
 
-def _check_layers(files: PeftFiles, method: methods.Method, places: Places) -> None:
+def _check_layers(files: PeftFiles, method: Method, places: Places) -> None:
     """Every place must have its module in all layers but those that the settings leave out."""
     left_out = set(files.settings.get("leave_out") or ())
-    there: dict[tuple[str, str], set[int]] = {}
+    there: dict[tuple[str, str], set[int]] = {(slot, stack): set() for slot, stack in _expected(files, method, places)}
     for item in method.placed:
         site = item.chosen.site
-        stack = site.stack.name if site.stack else ""
-        there.setdefault((item.chosen.slot, stack), set()).add(methods.layer_number(places, site))
-    if not there:
+        stack = str(site.stack.name) if site.stack else ""
+        there.setdefault((item.chosen.slot, stack), set()).add(layer_number(places, site))
+    if not method.placed:
         raise CheckpointError(f"{files.where}: there is no tensor of {files.settings['name']!r}", "is it truncated?")
     for (slot, stack), layers in there.items():
-        sites = places.available[slot.partition(":")[0]]
-        wanted = {methods.layer_number(places, s) for s in sites if s.stack and s.stack.name == stack} - left_out
+        sites = places.available[slot]
+        wanted = {layer_number(places, s) for s in sites if s.stack and s.stack.name == stack} - left_out
         if wanted != layers:
             missing = sorted(wanted ^ layers)
             raise CheckpointError(f"{files.where}: {slot} has no module in layer {missing[0]}", "is it truncated?")
 
 
-def _technique(method: methods.Method, places: Places, registry: Registry) -> ConfiguredTechnique:
+def _expected(files: PeftFiles, method: Method, places: Places) -> set[tuple[str, str]]:
+    """Slots and stacks that the settings speak of; those of a prefix are what is there."""
+    if files.settings.get("architecture") == "prefix_tuning":
+        return set()
+    names = {"mh_adapter": "attention", "output_adapter": "ffn", "cross_adapter": "cross_attention"}
+    slots = {item.chosen.slot for item in method.placed}
+    ends = {"attention": "attention.output", "ffn": "ffn.down", "cross_attention": "cross_attention.output"}
+    named = {slot for name, slot in names.items() if files.settings.get(name)}
+    slots |= {slot if method.preset == "parallel" else ends[slot] for slot in named}
+    return {(slot, str(s.stack.name)) for slot in slots for s in places.available.get(slot, ()) if s.stack}
+
+
+def _technique(method: Method, places: Places, registry: Registry) -> ConfiguredTechnique:
     spec = registry.technique(method.technique)
     preset = {"preset": method.preset} if method.preset else {}
     groups = places.groups(item.chosen._replace(value=item.chosen.value or ()) for item in method.placed)
@@ -121,14 +134,14 @@ def _technique(method: methods.Method, places: Places, registry: Registry) -> Co
 
 
 @torch.no_grad()
-def _fill(adaptation: Adaptation, method: methods.Method) -> None:
+def _fill(adaptation: Adaptation, method: Method) -> None:
     by_place = {(item.chosen.slot, item.chosen.site.address): item.values for item in method.placed}
     for insertion in adaptation.insertions:
         site = insertion.site
         _copy(insertion, by_place[str(site.ref), site.address])
 
 
-def _copy(insertion: Insertion, values: methods.Values) -> None:
+def _copy(insertion: Insertion, values: Values) -> None:
     own = own_tensors(insertion)
     if own.keys() != values.keys():
         raise CheckpointError(f"{insertion.site.address}: tensors {sorted(own.keys() ^ values.keys())} do not match")
