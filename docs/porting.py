@@ -100,13 +100,13 @@ def page(rows: list[str], own: list[str], seeds: int, source_rows: int, target_r
         "# Porting between two encoders",
         "",
         "all-MiniLM-L6-v2 (6 layers) and paraphrase-MiniLM-L3-v2 (3 layers) have the same widths and other weights. A"
-        f" module is trained on one of them (task `{TASK}`, {source_rows:,} words, defaults), moved to the other slot by"
-        " slot with layers matched by depth, and scored on the same test split, of which nothing was trained on: as it"
-        f" is, and after training on {target_rows:,} words from it. Baselines as in Sabry and Belz 2024 (arXiv"
+        f" module is trained on one of them (task `{TASK}`, {source_rows:,} words, defaults), moved to the other slot"
+        " by slot with layers matched by depth, and scored on the same test split, of which nothing was trained on: as"
+        f" it is, and after training on {target_rows:,} words from it. Baselines as in Sabry and Belz 2024 (arXiv"
         " 2401.14228): parameters sampled from the module's own distribution (`sampled`), and none of it (`scratch`);"
-        " beside them the module's head alone (`head`), which tells what the module adds to it."
-        f" {seeds} seeds; each difference is that of the ported module to the row's start, paired by seed, with its 95 %"
-        " interval (Student's t).",
+        f" beside them the module's head alone (`head`), which tells what the module adds to it. {seeds} seeds; each"
+        " difference is that of the ported module to the row's start, paired by seed, with its 95 % interval"
+        " (Student's t).",
         "",
         "| technique | from, to | start | zero-shot | ported is better by | after training | ported is better by |",
         "|---|---|---|---|---|---|---|",
