@@ -18,10 +18,10 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from refarch.architecture import ConfiguredTechnique, Layers, TechniqueSpec
+from refarch.architecture.fingerprint import Fingerprint
 from refarch.engine import origin
 from refarch.engine import plan as planning
 from refarch.engine.adaptation import Adaptation
-from refarch.engine.fingerprint import Fingerprint
 from refarch.engine.function import Function, fold
 from refarch.engine.reading import FILE, FORMAT, Checkpoint, compare, read, read_description
 from refarch.engine.sites import Resolver
