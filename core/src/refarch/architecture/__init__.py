@@ -3,6 +3,7 @@
 from refarch.architecture.base import CONTRACT, Spec, explain
 from refarch.architecture.family import BackboneKind, FamilySpec, ModelSpec, StackTable, TinyModel, parse_entry
 from refarch.architecture.fingerprint import Fingerprint
+from refarch.architecture.interchange import InterchangeSpec, TensorRule
 from refarch.architecture.module import Gate, ModuleSpec, Positions, Router
 from refarch.architecture.pipeline import (
     BackboneChoice,
@@ -36,6 +37,7 @@ __all__ = [
     "Fingerprint",
     "Formulation",
     "Gate",
+    "InterchangeSpec",
     "Layers",
     "ModelSpec",
     "ModuleSpec",
@@ -54,6 +56,7 @@ __all__ = [
     "TaskSpec",
     "TechniqueChoice",
     "TechniqueSpec",
+    "TensorRule",
     "Times",
     "TinyModel",
     "TrainingSpec",

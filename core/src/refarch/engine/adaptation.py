@@ -121,6 +121,8 @@ class Adaptation:
         if container is None:
             container = Attached(self.model)
             self.model.add_module("refarch", container)
+        if trainable:
+            container.keep_order(self.model)
         container.training = self.model.training
         if not self.model.training:  # modules are made in training mode
             self.tree.train(False)
@@ -271,8 +273,7 @@ class Adaptation:
             container.fingerprint = None
         if not container.order:
             del self.model._modules["refarch"]
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(container.trained.get(name, True))
+            container.give_back(self.model)
 
     def _require(self, state: State, what: str) -> None:
         if self.state == state:

@@ -86,7 +86,7 @@ class TextGeneration(Task):
             self.options,
             seed,
             groups=lambda train: [" ".join(item.source.lower().split()) for item in train.items],
-            where=splits["train"].origin,
+            where=splits["train"].source,
         )
 
     def model_arguments(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class TextGeneration(Task):
             [{"source": item.source} for item in examples.items],
             prompt_room(tokenizer, kind, own["max_length"], own["max_target"]),
             shorten="source",
-            source=examples.origin,
+            source=examples.source,
         )
         counts = [len(item.references) for item in examples.items]
         pairs = encode_pairs(
@@ -179,7 +179,7 @@ class TextGeneration(Task):
             kind,
             own["max_length"],
             own["max_target"],
-            source=examples.origin,
+            source=examples.source,
         )
         firsts = [0, *itertools.accumulate(counts)][:-1]
         return Asked([pairs[first] for first in firsts], pairs, [item.references for item in examples.items])
