@@ -1,8 +1,8 @@
 """The standard components in torch, each once: resolve slots, bind, integrate, merge, save."""
 
+from refarch.architecture.fingerprint import Fingerprint
 from refarch.engine.adaptation import Adaptation, Source, adaptations
 from refarch.engine.attach import attach, load
-from refarch.engine.fingerprint import Fingerprint
 from refarch.engine.function import Attend, Function, LowRank, SlotShape
 from refarch.engine.rotation import BlockRotation
 from refarch.engine.schedule import Schedule

@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 
 from refarch.architecture import ModuleSpec, parse_slot
 from refarch.architecture.base import Spec
+from refarch.architecture.fingerprint import Fingerprint
 from refarch.engine import schedule, selection
 from refarch.engine.attached import RESERVED, Attached, Tree
 from refarch.engine.attending import AttendingBound
 from refarch.engine.attention import KeyValueBound
-from refarch.engine.fingerprint import Fingerprint, fingerprint
+from refarch.engine.fingerprint import fingerprint
 from refarch.engine.function import Function
 from refarch.engine.inputs import InputsBound
 from refarch.engine.integrate import Bound

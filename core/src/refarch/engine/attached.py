@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from refarch.engine.fingerprint import Fingerprint
+from refarch.architecture.fingerprint import Fingerprint
 from refarch.engine.quantised import free_order, keep_order
 from refarch.errors import SpecError
 

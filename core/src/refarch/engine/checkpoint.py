@@ -18,10 +18,10 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from refarch.architecture import ConfiguredTechnique, Layers, TechniqueSpec
+from refarch.architecture.fingerprint import Fingerprint
 from refarch.engine import origin
 from refarch.engine import plan as planning
 from refarch.engine.adaptation import Adaptation
-from refarch.engine.fingerprint import Fingerprint
 from refarch.engine.function import Function, fold
 from refarch.engine.reading import FILE, FORMAT, Checkpoint, compare, read, read_description
 from refarch.engine.sites import Resolver
@@ -210,12 +210,12 @@ def start_from(adaptation: Adaptation, folder: Path) -> None:
     own = adaptation.state_dict()
     shared = {name: tensor for name, tensor in tensors.items() if name in own or not name.startswith(heads)}
     wanted = {name: tensor for name, tensor in own.items() if name in tensors or not name.startswith(heads)}
-    shapes = [{name: str(tuple(t.shape)) for name, t in each.items()} for each in (shared, wanted)]
-    if saved.folded and shapes[0] != shapes[1]:
+    there, here = ({name: str(tuple(t.shape)) for name, t in each.items()} for each in (shared, wanted))
+    if saved.folded and there != here:
         raise CheckpointError(
             f"{folder} was saved without what only training needs", "save it with for_training=True to start from it"
         )
-    compare("shapes", *shapes, folder)
+    compare("shapes", there, here, folder)
     for name, tensor in wanted.items():
         tensor.copy_(tensors[name])
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from refarch.architecture import ConfiguredTechnique
 from refarch.architecture.base import Spec
+from refarch.architecture.fingerprint import Fingerprint
 from refarch.engine.adaptation import Source
-from refarch.engine.fingerprint import Fingerprint
 from refarch.errors import CheckpointError, SpecError
 from refarch.files import inside, open_regular, read_plain
 

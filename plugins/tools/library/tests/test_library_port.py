@@ -251,11 +251,17 @@ def test_the_command_ports_and_compares(make_run, deeper, library, refarch, tmp_
     assert code == 0, err
     found = json.loads(out)
     assert found["layers"] == [{"encoder": {"0": 0, "1": 1, "2": 1}}] and found["new"] == [[]]
-    assert [row["start"] for row in found["starts"]] == ["ported", "sampled", "scratch"]
+    assert [row["start"] for row in found["starts"]] == ["ported", "sampled", "head", "scratch"]
     assert all(len(row["zero_shot"]) == len(row["trained"]) == 2 and not row["error"] for row in found["starts"])
     model = AutoModelForSequenceClassification.from_pretrained(deeper, num_labels=2).eval()
     (adaptation,) = (platform.load(model, folder) for folder in found["folders"])
     there = find("polarity", library)
+    alone = platform.load(
+        AutoModelForSequenceClassification.from_pretrained(deeper), tmp_path / "out" / "head" / "lora"
+    )
+    for name, tensor in alone.state_dict().items():  # LoRA starts with zeros, and nothing but the head is the entry's
+        ported_too = torch.equal(tensor, adaptation.state_dict()[name])
+        assert ported_too == name.startswith("base:classifier") and (ported_too or "up" not in name or not tensor.any())
     from refarch.engine.checkpoint import read
 
     tensors = read(there.folder / entry.parts[0].folder)[1]

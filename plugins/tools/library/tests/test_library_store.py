@@ -1,6 +1,8 @@
 """Entries: what is added is found, shown, checked, shared and removed; what is damaged is refused."""
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -131,6 +133,18 @@ def test_thousands_of_entries_are_listed_fast(library, added):
         json.loads(text)
         Entry.from_json(text)
     assert seconds < 2_001 * 4 * (time.process_time() - one) / 50  # next to nothing beside reading each once
+
+
+def test_listing_and_searching_import_no_torch(library, added):
+    code = """
+import sys
+from refarch.cli import main
+main(["library", "list"])
+main(["library", "search", "--technique", "lora"])
+print(sorted({"torch", "transformers", "fsspec"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]" and done.stdout.count("1 of 1 entries") == 2
 
 
 def test_checking_tells_problems_from_changes(library, added):

@@ -211,7 +211,8 @@ class TextClassification(Task):
         if empty:
             raise DataError(f"text {empty[0]}: the tokenizer finds nothing in this text", "leave it out")
         logits = collect(model, rows, self.collator(tokenizer), batch_size, ["logits"])["logits"]
-        return [self.answer(row, model.config.id2label) for row in logits]
+        names = {int(number): str(name) for number, name in (model.config.id2label or {}).items()}
+        return [self.answer(row, names) for row in logits]
 
     def answer(self, logits: Tensor, names: Mapping[int, str]) -> dict[str, Any]:
         """One text's answer.

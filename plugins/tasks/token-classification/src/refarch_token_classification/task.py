@@ -110,7 +110,7 @@ class TokenClassification(Task):
         words = [str(text).split() for text in texts]
         places = [f"text {number}" for number in range(1, len(words) + 1)]
         blank = [[OUTSIDE] * len(own) for own in words]
-        names = {int(number): name for number, name in model.config.id2label.items()}
+        names = {int(number): str(name) for number, name in (model.config.id2label or {}).items()}
         rows = encode(
             Sentences(words, blank, places, [None] * len(words), "the texts"),
             tokenizer,

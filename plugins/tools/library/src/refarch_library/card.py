@@ -18,6 +18,8 @@ PIPELINES = {
 }
 """The hub's name of what models of an auto class do."""
 
+VERSIONS = ("refarch", "torch", "transformers")
+
 
 def card(entry: Entry) -> str:
     """The card as text."""
@@ -97,8 +99,14 @@ def _facts(entry: Entry) -> list[tuple[str, str]]:
         (record.metric, f"{record.score:.4f} on {record.pipeline.score_on}"),
         ("training", f"{record.steps:,} steps, learning rate {training.learning_rate:g}, batch {training.batch_size}"),
         ("licence", _plain(entry.licence) or "not stated"),
-        ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items() if name != "python")),
+        ("versions", ", ".join(f"{name} {version}" for name, version in _versions(entry).items())),
     ]
+
+
+def _versions(entry: Entry) -> dict[str, str]:
+    """Of what decides a result, and of the plugins whose techniques are in it."""
+    core = {name: entry.record.versions[name] for name in VERSIONS if name in entry.record.versions}
+    return core | {part.distribution: part.version for part in entry.parts if part.distribution}
 
 
 def _sentence(part: Part) -> str:

@@ -17,14 +17,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from transformers import PreTrainedModel
-
-from refarch import Adaptation, Registry, load
 from refarch.errors import CheckpointError, RefarchError, SaveError, UnknownNameError, UsageError, did_you_mean
 from refarch.files import below, open_regular
 from refarch_library.entry import FILE, Entry, EntryName, read_entry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from refarch import Adaptation, Registry
 
 VARIABLE = "REFARCH_LIBRARY"
 """The environment variable that names the library's folder."""
@@ -95,6 +97,8 @@ class Library:
         Raises:
             RefarchError: whatever does not fit, with what differs; the model is then as it was.
         """
+        from refarch import load  # not above: listing needs no torch
+
         entry = self.get(name)
         folder = self.folder(entry)
         verify(folder, entry)

@@ -46,9 +46,9 @@ def command(
     of layers differ, layers are matched by depth, the first to the first and the last to the last. Where widths differ
     it is refused, with the differences. A head goes along where it has the same form.
 
-    The score on the run's task is given for the module as it is, and with --train as a starting point, beside both
+    The score on the run's task is given for the module as it is, and with --train as a starting point, beside its
     baselines: parameters sampled from the module's own distribution (a normal one of each tensor's mean and deviation),
-    and none of it (scratch). A baseline belongs to every porting result.
+    its head alone, and none of it (scratch). Baselines belong to every porting result.
 
     \b
     Examples:

@@ -36,11 +36,13 @@ class Match:
         tensors: each of the target's tensors to the saved one that it gets.
         layers: by stack of the target, each layer to the saved module's.
         new: the target's tensors that get none: a head of other labels, or of another form.
+        head: those of the target's tensors that are a head's and get one.
     """
 
     tensors: dict[str, str] = field(default_factory=dict)
     layers: dict[str, dict[int, int]] = field(default_factory=dict)
     new: list[str] = field(default_factory=list)
+    head: list[str] = field(default_factory=list)
 
 
 class Matcher:
@@ -78,6 +80,7 @@ class Matcher:
                     found.new.append(name)
                 else:
                     found.tensors[name] = str(heads[name])
+                    found.head.append(name)
                 continue
             source = self._base(name) if name.startswith(BASE) else self.module(name)
             shape = tuple(tensor.shape)

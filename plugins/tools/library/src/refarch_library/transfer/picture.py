@@ -6,7 +6,7 @@ from html import escape
 
 from refarch_library.transfer.matrix import Matrix
 
-CELL, HEIGHT, TOP = 96, 34, 96
+CELL, HEIGHT, TOP = 136, 34, 96
 FONT = 'system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif'
 STYLE = f"""text {{ font: 13px {FONT}; fill: #1c2330; }} .soft {{ fill: #5b6577; font-size: 12px; }}
 .page {{ fill: #ffffff; }} .cell {{ fill: #3f73d1; stroke: #d5dbe5; }}
@@ -48,7 +48,7 @@ def _column(matrix: Matrix, place: int, left: int) -> str:
 
 
 def _fit(text: str) -> str:
-    return text if len(text) <= 13 else text[:12] + "…"
+    return text if len(text) <= 18 else text[:17] + "…"
 
 
 def _cell(matrix: Matrix, row: int, place: int, x: int, y: int) -> str:

@@ -23,7 +23,13 @@ from refarch_library.transfer.matching import Match, Matcher
 
 
 def port(
-    folder: Path, model: PreTrainedModel, registry: Registry, *, layers: Any = None, trainable: bool = False
+    folder: Path,
+    model: PreTrainedModel,
+    registry: Registry,
+    *,
+    layers: Any = None,
+    trainable: bool = False,
+    fresh: dict[str, Tensor] | None = None,
 ) -> tuple[Adaptation, Match]:
     """Attach a saved module's technique to another model, with its values.
 
@@ -33,6 +39,7 @@ def port(
         registry: where names are looked up.
         layers: at which layers it is to work there, as for :func:`refarch.attach`; its own choice when left out.
         trainable: True to go on training it.
+        fresh: gets the values that the technique starts with there, by name.
 
     Returns:
         The adaptation, and which tensor came from where.
@@ -65,6 +72,8 @@ def port(
         if saved.folded:
             _fold(adaptation, matcher)
         match = matcher.match()
+        if fresh is not None:
+            fresh.update({name: tensor.clone() for name, tensor in adaptation.state_dict().items()})
         _fill(adaptation, {own: tensors[source] for own, source in match.tensors.items()})
     except BaseException:
         adaptation.detach()
@@ -90,6 +99,17 @@ def sample(adaptation: Adaptation, match: Match, seed: int) -> None:
         deviation = float(values.std(correction=0)) if values.numel() > 1 else 0.0
         noise = torch.randn(parameter.shape, generator=generator)
         parameter.copy_(float(values.mean()) + deviation * noise)
+
+
+def head_alone(adaptation: Adaptation, match: Match, fresh: Mapping[str, Tensor]) -> None:
+    """Keep the ported head and give everything else the values that the technique starts with.
+
+    Args:
+        adaptation: ported.
+        match: what was ported.
+        fresh: the adaptation's values before.
+    """
+    _fill(adaptation, {name: tensor for name, tensor in fresh.items() if name not in match.head})
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from refarch import PipelineSpec, Pool, Registry, run
 from refarch.architecture import BackboneChoice
 from refarch.errors import CheckpointError, UsageError
@@ -16,11 +18,11 @@ from refarch.pipeline.resolve import load_backbone
 from refarch_library.base import arguments
 from refarch_library.finding import Found
 from refarch_library.transfer.matching import Match
-from refarch_library.transfer.porting import port, sample
+from refarch_library.transfer.porting import head_alone, port, sample
 from refarch_library.transfer.scoring import score_saved, score_start
 
-STARTS = ("ported", "sampled", "scratch")
-"""The module itself; parameters from its own distribution; none of it."""
+STARTS = ("ported", "sampled", "head", "scratch")
+"""The module itself; parameters from its own distribution; its head alone, where it has one; none of it."""
 
 
 @dataclass
@@ -44,7 +46,7 @@ def port_entry(
     Args:
         found: the entry.
         to: the backbone: an installed model's name, a folder or a hub id.
-        out: a folder; gets ``ported/NAME`` and ``sampled-SEED/NAME``.
+        out: a folder; gets ``ported/NAME``, ``head/NAME`` and ``sampled-SEED/NAME``.
         registry: where names are looked up.
         layers: at which layers they work there.
         seeds: of the sampled ones.
@@ -62,7 +64,8 @@ def port_entry(
     model.eval()
     ported = Ported()
     for part in entry.parts:
-        adaptation, match = port(below(found.folder, part.folder), model, registry, layers=layers)
+        fresh: dict[str, Tensor] = {}
+        adaptation, match = port(below(found.folder, part.folder), model, registry, layers=layers, fresh=fresh)
         ported.matches.append(match)
         values = {name: tensor.clone() for name, tensor in adaptation.state_dict().items()}
         ported.folders.setdefault("ported", []).append(adaptation.save(out / "ported" / part.name))
@@ -72,6 +75,11 @@ def port_entry(
                 adaptation.save(out / f"sampled-{seed}" / part.name)
             )
             adaptation.load_state_dict(values)
+        head_alone(adaptation, match, fresh)
+        ported.folders.setdefault("head", []).append(adaptation.save(out / "head" / part.name))
+        adaptation.load_state_dict(values)
+    if not any(match.head for match in ported.matches):
+        del ported.folders["head"]
     return ported
 
 
@@ -157,7 +165,7 @@ def compare(
         training: fields that differ from the run's own.
     """
     ported, pool = port_entry(found, to, out, registry, layers=layers, seeds=seeds), Pool()
-    rows = [Row(start) for start in STARTS]
+    rows = [Row(start) for start in STARTS if start in ("sampled", "scratch") or start in ported.folders]
     for seed in seeds:
         for row in rows:
             told(f"{row.start}, seed {seed}")
