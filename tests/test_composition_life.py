@@ -174,7 +174,7 @@ DAMAGES = {
     "a part missing": "cannot read", "a part altered": "was altered",
     "a part's tensors altered": "truncated or altered",
     "a folder that climbs": "leads out of the folder", "a file that climbs": "leads out of the folder",
-    "a name that climbs": "cannot be read", "a bomb": "JSON", "another expression": "its expression names",
+    "a name that climbs": "cannot be read", "a bomb": "nested too deeply", "another expression": "its expression names",
     "another operator": "do not fit this model", "a newer format": "update refarch", "not finite": "not finite",
 }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from refarch.architecture.base import CONTRACT, Spec, explain
 from refarch.architecture.family import BackboneKind, FamilySpec, ModelSpec, StackTable, TinyModel, parse_entry
+from refarch.architecture.fingerprint import Fingerprint
+from refarch.architecture.interchange import InterchangeSpec, TensorRule
 from refarch.architecture.module import Gate, ModuleSpec, Positions, Router
 from refarch.architecture.pipeline import (
     BackboneChoice,
@@ -32,8 +34,10 @@ __all__ = [
     "BackboneKind",
     "ConfiguredTechnique",
     "FamilySpec",
+    "Fingerprint",
     "Formulation",
     "Gate",
+    "InterchangeSpec",
     "Layers",
     "ModelSpec",
     "ModuleSpec",
@@ -52,6 +56,7 @@ __all__ = [
     "TaskSpec",
     "TechniqueChoice",
     "TechniqueSpec",
+    "TensorRule",
     "Times",
     "TinyModel",
     "TrainingSpec",

@@ -1,9 +1,9 @@
 """The standard components in torch, each once: resolve slots, bind, integrate, merge, save."""
 
+from refarch.architecture.fingerprint import Fingerprint
 from refarch.engine.adaptation import Adaptation, Source
 from refarch.engine.attach import attach, load
 from refarch.engine.attached import adaptations
-from refarch.engine.fingerprint import Fingerprint
 from refarch.engine.function import Attend, Function, LowRank, SlotShape
 from refarch.engine.rotation import BlockRotation
 from refarch.engine.schedule import Schedule

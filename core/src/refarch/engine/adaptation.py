@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 
 from refarch.architecture import ModuleSpec, parse_slot
 from refarch.architecture.base import Spec
+from refarch.architecture.fingerprint import Fingerprint
 from refarch.engine import schedule, selection
 from refarch.engine.attached import Attached, Tree, compositions_with, refuse_part
 from refarch.engine.attending import AttendingBound
 from refarch.engine.attention import KeyValueBound
-from refarch.engine.fingerprint import Fingerprint, fingerprint
+from refarch.engine.fingerprint import fingerprint
 from refarch.engine.function import Function
 from refarch.engine.inputs import InputsBound
 from refarch.engine.integrate import Bound
@@ -120,6 +121,8 @@ class Adaptation:
         if container is None:
             container = Attached(self.model)
             self.model.add_module("refarch", container)
+        if trainable:
+            container.keep_order(self.model)
         container.training = self.model.training
         if not self.model.training:  # modules are made in training mode
             self.tree.train(False)
@@ -281,8 +284,7 @@ class Adaptation:
             container.fingerprint = None
         if not container.order:
             del self.model._modules["refarch"]
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(container.trained.get(name, True))
+            container.give_back(self.model)
 
     def _require(self, state: State, what: str) -> None:
         if self.state == state:

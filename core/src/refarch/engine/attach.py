@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 
 from refarch.architecture import ConfiguredTechnique, FamilySpec, TechniqueSpec
 from refarch.engine import checkpoint as files
+from refarch.engine import origin
 from refarch.engine import plan as planning
 from refarch.engine.adaptation import Adaptation, Source
 from refarch.engine.attached import adaptations, taken_names, unused_name
 from refarch.engine.fingerprint import fingerprint
-from refarch.engine.function import fold
 from refarch.engine.given import GIVEN
 from refarch.engine.quantised import refuse_without_gradients
 from refarch.engine.sites import Resolver
@@ -133,11 +133,8 @@ def load(
     present = adaptations(model)
     base = present[0].base_fingerprint() if present else fingerprint(model, [place.path for place in resolver.head()])
     files.check_base(saved, base, any_base)
-    plan = planning.build(resolver, configured, saved.seed, None, _device(model))
+    plan = files.plan(resolver, configured, saved, _device(model))
     _check_training(model, plan, trainable)
-    if saved.folded:
-        for insertion in plan.insertions:
-            fold(insertion.function)
     label = _label(model, name, saved.name)
     adaptation = Adaptation(
         model,
@@ -173,7 +170,7 @@ def _configured(
         return technique.configure(options), Source()
     if options:
         raise SpecError(f"technique {technique.name!r} has its options decided; {sorted(options)} come too late")
-    return technique, Source()
+    return technique, origin.source(technique, registry or default_registry())
 
 
 def _family(model: PreTrainedModel, registry: Registry | None) -> FamilySpec:

@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from refarch.engine.fingerprint import Fingerprint
+from refarch.architecture.fingerprint import Fingerprint
+from refarch.engine.quantised import free_order, keep_order
 from refarch.errors import CompositionError, SpecError
 
 if TYPE_CHECKING:
     from refarch.engine.adaptation import Adaptation
     from refarch.engine.compose.composition import Composition
 
-RESERVED = frozenset(dir(nn.Module())) | {"order", "trained", "fingerprint", "compositions"}
+RESERVED = frozenset(dir(nn.Module())) | {
+    "order",
+    "trained",
+    "fingerprint",
+    "compositions",
+    "ordered",
+    "keep_order",
+    "give_back",
+}
 """Names that neither an adaptation nor a module of it can have, because torch's modules and :class:`Attached` do."""
 
 
@@ -53,6 +62,18 @@ class Attached(nn.Module):
             self.trained[name] = parameter.requires_grad
             parameter.requires_grad = False
         self.fingerprint: Fingerprint | None = None
+        self.ordered: list[nn.Module] = []
+        """Quantised layers that must not reorder their weights, because something trains through them."""
+
+    def keep_order(self, model: nn.Module) -> None:
+        """From now on something trains: see :func:`~refarch.engine.quantised.keep_order`."""
+        self.ordered += keep_order(model)
+
+    def give_back(self, model: nn.Module) -> None:
+        """The model's parameters train, and its layers order their weights, as before anything was attached."""
+        free_order(self.ordered)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self.trained.get(name, True))
 
     @classmethod
     def of(cls, model: nn.Module) -> Attached | None:

@@ -53,9 +53,24 @@ class Plan:
 
 
 def build(
-    resolver: Resolver, technique: ConfiguredTechnique, seed: int, dtype: torch.dtype | None, device: torch.device
+    resolver: Resolver,
+    technique: ConfiguredTechnique,
+    seed: int,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    *,
+    values: bool = True,
 ) -> Plan:
     """Resolve the workspaces and build the functions, with random numbers that depend on ``seed`` alone.
+
+    Args:
+        resolver: of the model.
+        technique: with its options decided.
+        seed: decides initial values.
+        dtype: of the parameters; float32 when left out.
+        device: where they go.
+        values: False where other values will take the place of the initial ones: a function that starts from the weight
+            of the map that it is put around then gets the base's own, which costs nothing to find.
 
     Raises:
         SlotError: a slot is missing, or a module cannot work at it.
@@ -76,7 +91,7 @@ def build(
             shared: dict[tuple[object, ...], nn.Parameter] = {}
             for site in sites:
                 _check(spec, site)
-                shape = read_shape(spec, site)
+                shape = read_shape(spec, site, values)
                 new = functools.partial(_build, function_class, shape, technique, spec, shape.slot)
                 function: Function = new() if router is None else mixture(spec, router, shape.d_in, new)
                 gate = GateModule(spec.gate, _gate_width(spec, site, shape)) if spec.gate else None
@@ -102,9 +117,15 @@ def _schedules(technique: ConfiguredTechnique, insertions: list[Insertion]) -> l
     return schedules
 
 
-def read_shape(spec: ModuleSpec, site: Site) -> SlotShape:
-    """The site's shape as the function sees it: what it reads and what it returns, given the form and what is there."""
-    shape = dataclasses.replace(site.shape, weight=lambda: _weight_so_far(site))
+def read_shape(spec: ModuleSpec, site: Site, so_far: bool = True) -> SlotShape:
+    """The site's shape as the function sees it: what it reads and what it returns, given the form and what is there.
+
+    Args:
+        spec: the module's.
+        site: where it works.
+        so_far: whether its weight is that of the map so far, and not the base's own.
+    """
+    shape = dataclasses.replace(site.shape, weight=lambda: _weight_so_far(site)) if so_far else site.shape
     if site.ref.side == "input":
         return dataclasses.replace(shape, d_out=shape.d_in)
     if spec.insertion == "sequential" and spec.input_type == "hidden":

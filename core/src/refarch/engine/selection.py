@@ -6,7 +6,7 @@ one parameter: each copies what the one before it has, and the last enabled one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,7 +30,7 @@ class Selected:
         self.model, self.original = model, original
         self.places = [
             (module, name)
-            for module in model.modules()
+            for _, module in own_modules(model)
             for name, parameter in module._parameters.items()
             if parameter is original
         ]
@@ -125,7 +125,20 @@ def base_names(model: nn.Module) -> dict[int, str]:
     """Path of each of the base's own parameters (the modules of adaptations left out), by identity of the parameter
     that is in place now.
     """
-    return {id(p): name for name, p in model.named_parameters() if not name.startswith("refarch.")}
+    found: dict[int, str] = {}
+    for path, module in own_modules(model):
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                found.setdefault(id(parameter), f"{path}.{name}" if path else name)
+    return found
+
+
+def own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The base's own modules by path. Those of adaptations are not even walked through: they may be many."""
+    yield "", model
+    for name, child in model.named_children():
+        if name != "refarch":
+            yield from child.named_modules(prefix=name)
 
 
 def selected(model: nn.Module) -> dict[str, Selected]:

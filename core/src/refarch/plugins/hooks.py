@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from refarch.architecture import FamilySpec, ModelSpec, PipelineSpec, RunRecord, TaskSpec, TechniqueSpec
+    from refarch.architecture import (
+        FamilySpec,
+        InterchangeSpec,
+        ModelSpec,
+        PipelineSpec,
+        RunRecord,
+        TaskSpec,
+        TechniqueSpec,
+    )
     from refarch.plugins.command import CommandSpec
 
 PROJECT = "refarch"
@@ -24,6 +32,11 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec
 def refarch_techniques() -> Sequence[TechniqueSpec]:  # type: ignore[empty-body]
     """Entry-point group ``refarch.technique``: the techniques of this plugin, one for each entry-point name."""
+
+
+@hookspec
+def refarch_interchanges() -> Sequence[InterchangeSpec]:  # type: ignore[empty-body]
+    """Beside ``refarch_techniques``, where wanted: what the techniques are in the files of other libraries."""
 
 
 @hookspec

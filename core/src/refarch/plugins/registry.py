@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pluggy
 
-from refarch.architecture import CONTRACT, FamilySpec, ModelSpec, Spec, TaskSpec, TechniqueSpec
+from refarch.architecture import CONTRACT, FamilySpec, InterchangeSpec, ModelSpec, Spec, TaskSpec, TechniqueSpec
 from refarch.errors import PluginError, RefarchError, UnknownNameError, did_you_mean
 from refarch.plugins import hooks
 from refarch.plugins.command import CommandSpec
@@ -136,6 +136,24 @@ class Registry:
     def observers(self) -> list[object]:
         """Load all observer plugins; the hook caller then reaches them."""
         return [item.plugin for item in map(self.load_quietly, self._of_kind("observer")) if item.error is None]
+
+    def interchanges(self, format: str) -> list[InterchangeSpec]:
+        """What the plugins of techniques say about the files of another library.
+
+        Args:
+            format: the library: ``peft``.
+
+        Raises:
+            PluginError: one of them returns something else; it is named.
+        """
+        specs: dict[str, InterchangeSpec] = {}
+        for item in self._of_kind("technique"):
+            plugin = self.load_quietly(item).plugin
+            for spec in getattr(plugin, "refarch_interchanges", list)():
+                if not isinstance(spec, InterchangeSpec):
+                    raise PluginError(f"refarch_interchanges() of {item.target} returns {spec!r}", "return specs")
+                specs.setdefault(spec.name, spec)
+        return [spec for spec in specs.values() if spec.format == format]
 
     def find(self, kind: Kind, name: str) -> Found:
         """The one usable plugin of this kind and name; raises as :meth:`technique` does."""

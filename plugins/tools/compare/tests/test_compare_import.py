@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from refarch_compare.evidence.peft_comparison import ORIGIN, curve_path, import_results
-from refarch_compare.evidence.peft_methods import METHODS, MODELS, match
+from refarch_compare.evidence.peft_methods import MODELS, match
 from refarch_compare.evidence.store import load
 
 from refarch import default_registry
@@ -169,16 +169,6 @@ def test_what_has_no_counterpart_is_not_matched(changes, technique):
     found = match({**LORA, **changes}, {"optimizer_type": "AdamW"}, LLAMA)
     assert found.technique == technique
     assert bool(found.note) == technique.startswith("peft/")
-
-
-def test_every_technique_in_the_table_has_the_options_that_it_names():
-    """Else a renamed option would silently cost the imported rows their structure."""
-    registry = default_registry()
-    for kind, method in METHODS:
-        if method.technique in registry.names("technique"):
-            spec = registry.technique(method.technique)
-            known = {option.name for option in spec.options} | {"slots", "layers", "preset"}
-            assert {*method.options, *method.fixed, *method.derived} <= known, kind
 
 
 @published

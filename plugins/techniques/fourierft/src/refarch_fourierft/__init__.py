@@ -32,6 +32,13 @@ FOURIERFT = TechniqueSpec(
             name="coefficients", type="integer", default=1000, minimum=1, size=True, help="n, trained in each matrix"
         ),
         Option(name="alpha", type="number", default=300.0, help="the update is scaled by alpha"),
+        Option(
+            name="entry_seed",
+            type="integer",
+            default=2024,
+            minimum=0,
+            help="what decides which entries have a coefficient, as in the authors' code; the same in every run",
+        ),
     ),
     training={"learning_rate": 5e-2},
 )

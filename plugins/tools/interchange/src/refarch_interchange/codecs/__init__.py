@@ -1,0 +1,1 @@
+"""The code of mappings whose tensors no rule describes alone."""

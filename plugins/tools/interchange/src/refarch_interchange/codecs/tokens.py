@@ -1,0 +1,179 @@
+"""Prompt learning: one tensor of peft's, ``prompt_embeddings``, holds tokens, or the keys and values of all layers."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto as auto
+
+from refarch import Adaptation
+from refarch.errors import CheckpointError, CompositionError
+from refarch_interchange.codec import Codec, Written, fold_all
+from refarch_interchange.files import PeftFiles
+from refarch_interchange.notes import tell
+from refarch_interchange.places import Places
+from refarch_interchange.rules import PROMPT_PREFIX, own_tensors
+
+NAME = "prompt_embeddings"
+TASKS = {
+    "CAUSAL_LM": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "SEQ_2_SEQ_LM": auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    "SEQ_CLS": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "TOKEN_CLS": auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    "QUESTION_ANS": auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+}
+"""peft's types of task and the model classes that they are for; with the others it only takes states."""
+STATES = "FEATURE_EXTRACTION"
+WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+"""Those for which peft expects the head in the file."""
+
+
+def task_type(model: PreTrainedModel) -> str:
+    """Peft's type of task of a model's class."""
+    name = type(model).__name__
+    return next((task for task, classes in TASKS.items() if name in classes.values()), STATES)
+
+
+class Prompt(Codec):
+    """Tokens before the embedded input; what has made them while training is in neither's files."""
+
+    def prepare(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
+        """Only the tokens stay."""
+        _refuse_first_state(adaptation)
+        fold_all(adaptation)
+
+    def read(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
+        """The first tokens; peft itself leaves those of a second stack aside."""
+        tokens, (insertion,) = files.take(NAME), adaptation.insertions
+        own = own_tensors(insertion)["tokens"]
+        stacks = int(files.settings.get("num_transformer_submodules") or 1)
+        _expect(tokens, (stacks * len(own), own.shape[1]))
+        if stacks > 1:
+            tell(f"of {len(tokens)} tokens, peft uses the first {len(own)}, and these alone are read")
+        own.copy_(tokens[: len(own)])
+
+    def write(self, adaptation: Adaptation, places: Places, written: Written) -> None:
+        """The tokens, and what peft makes its table of."""
+        _refuse_first_state(adaptation)
+        (insertion,) = adaptation.insertions
+        tokens: Tensor = insertion.function().detach()
+        written.tensors[NAME] = tokens
+        written.settings.update(virtual(adaptation.model, tokens.shape[1]))
+        _with_head(adaptation, places, written)
+
+
+class Prefix(Codec):
+    """Keys and values before those of each layer, side by side in one tensor: [l, layers * 2 * d_kv].
+
+    peft's prefix is a cache, after which the model counts positions on; refarch's stands outside of all positions. So
+    both compute the same at positions that are as many later here.
+    """
+
+    def choices(self, files: PeftFiles, places: Places) -> dict[str, Any]:
+        """Nothing to choose; refuses where the cache does more than that.
+
+        Raises:
+            CompositionError: the backbone has two stacks.
+        """
+        _refuse_two_stacks(places)
+        return {}
+
+    def prepare(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
+        """Only keys and values stay."""
+        fold_all(adaptation)
+
+    def read(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
+        """Two columns of blocks a layer."""
+        table, count = files.take(NAME), len(adaptation.insertions)
+        own = [own_tensors(insertion) for insertion in adaptation.insertions]
+        _expect(table, (len(own[0]["keys"]), count * 2 * own[0]["keys"].shape[1]))
+        for layer, (keys, values) in zip(own, _pairs(table, count), strict=True):
+            layer["keys"].copy_(keys)
+            layer["values"].copy_(values)
+        _tell_positions(len(table))
+
+    def write(self, adaptation: Adaptation, places: Places, written: Written) -> None:
+        """The keys and values of all layers, which must all have them."""
+        _refuse_two_stacks(places)
+        layers = adaptation.insertions[0].site.shape.layers
+        slots = {str(insertion.site.ref) for insertion in adaptation.insertions}
+        if len(adaptation.insertions) != layers or slots != {"attention.key_value"}:
+            raise CompositionError(
+                f"peft's PREFIX_TUNING works at the self-attention of all {layers} layers; here it is at"
+                f" {len(adaptation.insertions)} places"
+            )
+        blocks = [block.detach() for insertion in adaptation.insertions for block in insertion.function()]
+        written.tensors[NAME] = torch.cat(blocks, dim=1)
+        written.settings.update(virtual(adaptation.model, blocks[0].shape[1], keys=True))
+        if "past_key_values" not in inspect.signature(type(adaptation.model).forward).parameters:
+            written.settings["task_type"] = STATES  # peft refuses to give it a cache for any other task
+        written.settings["prefix_projection"] = False
+        _with_head(adaptation, places, written)
+        _tell_positions(len(blocks[0]))
+
+
+def _pairs(table: Tensor, layers: int) -> list[tuple[Tensor, Tensor]]:
+    """[l, layers * 2 * d] -> keys and values of each layer, each [l, d]."""
+    return [(pair[:, 0], pair[:, 1]) for pair in table.unflatten(1, (layers, 2, -1)).unbind(1)]
+
+
+def virtual(model: PreTrainedModel, width: int, keys: bool = False) -> dict[str, Any]:
+    """The settings that peft shapes its table by."""
+    config = model.config.get_text_config()
+    heads = int(config.num_attention_heads)
+    return {
+        "task_type": task_type(model),
+        "token_dim": width,
+        "num_layers": int(config.num_hidden_layers),
+        "num_attention_heads": int(getattr(config, "num_key_value_heads", None) or heads) if keys else heads,
+        "num_transformer_submodules": 1,
+    }
+
+
+def _expect(tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise CheckpointError(
+            f"{NAME} has shape {tuple(tensor.shape)}, where the settings and the model ask for {shape}",
+            "is it for another base?",
+        )
+
+
+def _refuse_first_state(adaptation: Adaptation) -> None:
+    if adaptation.family.kind == "encoder" and task_type(adaptation.model) == "SEQ_CLS":
+        raise CompositionError(
+            "with peft's prompts, an encoder's classifier reads the state of the first prompt token, with refarch's"
+            " that of the first token of the text; there is no conversion between them",
+            "use prefix tuning, or a head that reads all tokens",
+        )
+
+
+def _refuse_two_stacks(places: Places) -> None:
+    stacks = {site.stack.name for found in places.sites.values() for _, site in found if site.stack}
+    if len(stacks) > 1:
+        raise CompositionError(
+            "peft's PREFIX_TUNING in an encoder-decoder is a cache whose tokens the decoder's position biases or"
+            " embeddings count, which refarch's prefix is not",
+            "use it on a model of one stack, or prompt tuning, which both compute alike everywhere",
+        )
+
+
+def _tell_positions(length: int) -> None:
+    tell(
+        f"peft counts positions on after the prefix's {length}, refarch counts tokens alone: the outputs are equal with"
+        f" position_ids that are {length} larger here"
+    )
+
+
+def _with_head(adaptation: Adaptation, places: Places, written: Written) -> None:
+    """Where peft expects a head in the file, the base's own, if none was trained."""
+    if written.settings["task_type"] not in WITH_HEAD or adaptation.train_head:
+        return
+    for path, parameter in adaptation.model.named_parameters():
+        if places.in_head(path):
+            written.tensors[f"{PROMPT_PREFIX}{path}"] = parameter
+    written.settings["modules_to_save"] = list(places.head)
+    tell("the head, which did not train, is written too: peft expects one for this task")
