@@ -7,7 +7,9 @@ is: in evaluation mode and without gradients, which the pipeline sees to.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,18 +20,41 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from refarch.pipeline.task import Rows
 
 Collator = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
+Hear = Callable[[Sequence[int], int], None]
+_hearers: ContextVar[tuple[Hear, ...]] = ContextVar("hearers", default=())
+
+
+@contextlib.contextmanager
+def hear_batches(hear: Hear) -> Iterator[None]:
+    """While inside, tell somebody of each batch before the model sees it: for rows that are computed each in its way.
+
+    Args:
+        hear: gets the indices of the batch's rows, and how many rows there are in all.
+    """
+    token = _hearers.set((*_hearers.get(), hear))
+    try:
+        yield
+    finally:
+        _hearers.reset(token)
 
 
 def batches(
     rows: Rows, collator: Collator, batch_size: int, device: torch.device
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """All rows in batches of like length, the longest first: their indices and the collated tensors on ``device``."""
-    lengths = [tokens(rows[index]) for index in range(len(rows))]
-    order = sorted(range(len(rows)), key=lambda index: -lengths[index])
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in in_order([tokens(rows[index]) for index in range(len(rows))], batch_size):
         batch = collator([rows[index] for index in chosen])
         yield chosen, {name: v.to(device) if isinstance(v, Tensor) else v for name, v in batch.items()}
+
+
+def in_order(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """The indices of rows in batches of like length, the longest first; whoever hears of batches is told of each."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        for hear in _hearers.get():
+            hear(chosen, len(order))
+        yield chosen
 
 
 def tokens(row: Mapping[str, Any]) -> int:
@@ -116,9 +141,7 @@ def generate(
             **settings,
         }
     )
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in in_order([len(prompt) for prompt in prompts], batch_size):
         ids, mask = padded([prompts[i] for i in chosen], int(tokenizer.pad_token_id or 0), left=decoder)
         written: Tensor = model.generate(  # type: ignore[operator]
             input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
@@ -169,9 +192,7 @@ def log_likelihoods(
         if not len(continuation) or (decoder and not len(context)):
             raise ValueError("a likelihood needs a continuation of one token at least, and a decoder a context")
     found = [Likelihood(0.0, 0)] * len(pairs)
-    order = sorted(range(len(pairs)), key=lambda index: -len(pairs[index][0]) - len(pairs[index][1]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in in_order([len(context) + len(continuation) for context, continuation in pairs], batch_size):
         if decoder:
             # the last token is not read: nothing is predicted from it
             ids, mask = padded([[*pairs[i][0], *pairs[i][1]][:-1] for i in chosen], pad, left=False)

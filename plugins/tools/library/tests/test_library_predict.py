@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from refarch_library import adding
+from refarch_library.predict.mixing import Mixture
 from refarch_library.predict.predictor import Predictor
 from refarch_library.store import Library
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
@@ -114,6 +115,36 @@ def test_a_batch_may_mix_entries_with_any_heads(library, make_run):
     assert alone["a"] != alone["d"]
     bodies = [view.model.base_model.get_input_embeddings().weight for view in predictor._views.values()]
     assert len(bodies) == 3 and all(body is bodies[0] for body in bodies)  # three heads on one backbone
+
+
+def test_entries_of_one_task_share_forward_passes(library, make_run, monkeypatch):
+    """Where all that they have trained can be told apart by rows; other tasks and trained heads take turns."""
+    runs = {
+        "a": make_run("writing", "lora", backbone="gpt2", max_steps=20),
+        "b": make_run("writing", "ia3", backbone="gpt2", max_steps=20),
+        "c": make_run("writing", "lora", seed=1, backbone="gpt2", max_steps=20),
+        "d": make_run("writing", ["prefix-tuning", "adapter"], backbone="gpt2", max_steps=20),
+    }
+    for name, run in runs.items():
+        adding.add(library, run, name=name)
+    texts = ["ak", "bl", "a"]
+    alone = {name: Predictor(library, device="cpu").ask(name, texts) for name in runs}
+    asked = []
+    own = Mixture.ask
+    monkeypatch.setattr(
+        Mixture, "ask", lambda self, owners, *rest: asked.append(len(owners)) or own(self, owners, *rest)
+    )
+    predictor = Predictor(library, device="cpu", batch_size=5)
+    requests = [(name, text) for text in texts for name in runs]
+    for _ in range(2):
+        answers = predictor.ask_each(requests)
+        assert answers == [alone[name][texts.index(text)] for name, text in requests]
+    assert asked == [12, 12]
+    assert len({str(alone[name]) for name in runs}) > 1
+    assert predictor.ask("b", texts) == alone["b"] and asked == [12, 12, 3]
+    small = Predictor(library, device="cpu", limit=2)
+    assert small.ask_each(requests) == answers
+    assert len(small.held) == 2
 
 
 def test_no_more_is_held_than_may_be(library, make_run):
