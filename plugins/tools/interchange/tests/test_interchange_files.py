@@ -120,7 +120,10 @@ def test_a_hub_repository_is_fetched(lora: Path, monkeypatch: pytest.MonkeyPatch
     adaptation = load_peft(tiny_of("llama").model(), "someone/lora", revision="v1")
     assert adaptation.technique.name == "lora"
     assert asked["repository"] == "someone/lora" and asked["revision"] == "v1"
-    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(asked["allow_patterns"])
+    assert set(asked["allow_patterns"]) == {"adapter_config.json", "adapter_model.safetensors"}
+    (lora / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"holds no adapter_model\.safetensors"):
+        load_peft(tiny_of("llama").model(), "someone/lora")
 
 
 def test_it_stands_beside_what_is_attached_already(lora: Path) -> None:
