@@ -31,7 +31,11 @@ def both_ways(family: str, config: Any, folder: Path, head: str = "LM") -> refar
         warnings.simplefilter("ignore", Difference)
         adaptation = load_peft(model, folder / "theirs", trainable=True)
         save_peft(adaptation, folder / "ours")
-    close(outputs(model, batch), before)
+    adaptation.save(folder / "own")
+    own = tiny.model()
+    refarch.load(own, folder / "own")
+    for model_of_ours in (model, own):
+        close(outputs(model_of_ours, batch), before)
     close(outputs(with_peft(tiny, folder / "ours"), batch), before)
     return adaptation
 
