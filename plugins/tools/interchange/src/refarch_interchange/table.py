@@ -173,12 +173,12 @@ WEIGHTS = (
         patterns=PATTERNS,
         silent=(*INITIAL, *DROPS, "rank_dropout_scale", "decompose_factor"),
         tensors=(
-            TensorRule(own="first.matrix", theirs="lokr_w1", optional=True),
-            TensorRule(own="first.up", theirs="lokr_w1_a", optional=True),
-            TensorRule(own="first.down", theirs="lokr_w1_b", optional=True),
-            TensorRule(own="second.matrix", theirs="lokr_w2", optional=True),
-            TensorRule(own="second.up", theirs="lokr_w2_a", optional=True),
-            TensorRule(own="second.down", theirs="lokr_w2_b", optional=True),
+            TensorRule(own="first.matrix", theirs="lokr_w1"),
+            TensorRule(own="first.up", theirs="lokr_w1_a"),
+            TensorRule(own="first.down", theirs="lokr_w1_b"),
+            TensorRule(own="second.matrix", theirs="lokr_w2"),
+            TensorRule(own="second.up", theirs="lokr_w2_a"),
+            TensorRule(own="second.down", theirs="lokr_w2_b"),
         ),
     ),
     InterchangeSpec(
