@@ -20,13 +20,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pretrain
 import tables
 
 tables.one_thread()
 PAGE = tables.ROOT / "docs" / "tasks-table.md"
 SEEDS = 3
-MODELS = {"encoder": "paraphrase-minilm-l3", "decoder": "stories260k"}
-RATES = {"encoder": 3e-3, "decoder": 1e-2}
+MODELS = {"encoder": "paraphrase-minilm-l3", "decoder": "stories260k", "encoder-decoder": "tiny-t5"}
+RATES = {"encoder": 3e-3, "decoder": 1e-2, "encoder-decoder": 1e-2}
 """LoRA's learning rate; head-only has its own default."""
 UNTRAINED = {"max_steps": 1, "learning_rate": 1e-12}
 """A LoRA that starts as the identity and is hardly moved: the model as it came."""
@@ -55,7 +56,7 @@ def rows(data: Path, made: Path) -> list[Row]:
     e2e = {"train": f"{data}/e2e_nlg/devset.csv", "test": f"{data}/e2e_nlg/testset_w_refs.csv"}
     gsm = {"train": f"{data}/gsm8k/train.jsonl", "test": f"{data}/gsm8k/test.jsonl"}
     short = {"validation_size": 0.0}
-    wnut = {"train_limit": 1500, "test_limit": 600}
+    wnut = {"train_limit": 1000, "test_limit": 500}
     common: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         (
             "movie-snippets",
@@ -63,31 +64,28 @@ def rows(data: Path, made: Path) -> list[Row]:
             {"train": f"{data}/vader_sentiment/movieReviewSnippets.tsv", "train_limit": 1500, "test_limit": 800},
             {"epochs": 2},
         ),
-        ("sts-b", "text-regression", {**sts, "train_limit": 1500, "test_limit": 600}, {"epochs": 2}),
+        ("sts-b", "text-regression", {**sts, "train_limit": 1000, "test_limit": 500}, {"epochs": 2}),
         (
             "wnut17",
             "token-classification",
             {"train": f"{data}/wnut17/train.conll", "test": f"{data}/wnut17/test.conll", **wnut},
             {"epochs": 3},
         ),
-        ("arc-easy", "llm-adapters-commonsense", {**arc, "train_limit": 600, "test_limit": 400}, {"epochs": 2}),
+        ("arc-easy", "llm-adapters-commonsense", {**arc, "train_limit": 400, "test_limit": 300}, {"epochs": 2}),
     ]
     found = [
         Row(name, task, kind, {**short, **options}, training)
         for name, task, options, training in common
         for kind in MODELS
     ]
-    answers = {"train": f"{data}/xquad_en/xquad.en.json", "train_limit": 400, "test_limit": 150, **short}
-    found += [
-        Row("xquad", "question-answering", "encoder", {**answers, "max_length": 192, "stride": 48}, {"epochs": 3}),
-        Row("xquad", "question-answering", "decoder", {**answers, "max_answer": 12}, {"epochs": 4}),
-        Row(
+    answers = {"train": f"{data}/xquad_en/xquad.en.json", "train_limit": 300, "test_limit": 120, **short}
+    writing: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+        ("xquad", "question-answering", {**answers, "max_answer": 12}, {"epochs": 4}),
+        (
             "e2e",
             "data-to-text",
-            "decoder",
             {
                 **e2e,
-                **short,
                 "source_column": "mr",
                 "target_column": "ref",
                 "train_limit": 300,
@@ -96,19 +94,19 @@ def rows(data: Path, made: Path) -> list[Row]:
             },
             {"epochs": 4},
         ),
-        Row(
+        (
             "gsm8k",
             "instruction-tuning",
-            "decoder",
-            {
-                **gsm,
-                **short,
-                "prompt_column": "question",
-                "answer_column": "answer",
-                "train_limit": 1000,
-                "test_limit": 200,
-            },
+            {**gsm, "prompt_column": "question", "answer_column": "answer", "train_limit": 600, "test_limit": 150},
             {"epochs": 1},
+        ),
+    ]
+    found += [
+        Row("xquad", "question-answering", "encoder", {**answers, "max_length": 192, "stride": 48}, {"epochs": 3}),
+        *(
+            Row(data, task, kind, {**short, **options}, training)
+            for data, task, options, training in writing
+            for kind in ("decoder", "encoder-decoder")
         ),
     ]
     return found
@@ -128,13 +126,13 @@ def _sts(path: Path) -> Iterator[dict[str, Any]]:
             yield {"text": row[5], "other": row[6], "label": float(row[4])}
 
 
-def jobs(row: Row, models: Path, seeds: int) -> Iterator[tables.Job]:
+def jobs(row: Row, model: Path, seeds: int) -> Iterator[tables.Job]:
     """LoRA and head-only with each seed, and once the model as it came."""
     choices = [("lora", "lora", {"learning_rate": RATES[row.kind]}), ("head-only", "head-only", {})]
     for label, technique, training in [*choices, ("untrained", "lora", UNTRAINED)]:
         for seed in range(1 if label == "untrained" else seeds):
             pipeline = {
-                "backbone": str(models / MODELS[row.kind]),
+                "backbone": str(model),
                 "techniques": [technique],
                 "task": {"name": row.task, "options": row.options},
                 "training": {"threads": 1, **row.training, **training},
@@ -177,8 +175,7 @@ def page(chosen: list[Row], seeds: int, results: dict[str, tables.Result]) -> st
         f"LoRA with its default options against head-only, {seeds} seeds, on slices of real data. The encoder is"
         f" `{MODELS['encoder']}` (3 layers x 384), the decoder `{MODELS['decoder']}` (a Llama of 260 thousand"
         " parameters that has read children's stories alone: what it does not know, no technique of this size teaches"
-        " it). There is no small trained encoder-decoder among the models at hand, so that kind has no row; its"
-        " formulations are tested with tiny random ones.",
+        f" it). No small trained encoder-decoder comes in a package; this one is made here: {pretrain.ABOUT}.",
         "",
         "*Untrained* is the model as it came, with a new head where the task has one; the other trivial answers are"
         " those of the task. LoRA *beats* head-only where the 95 % interval of the paired differences (Student's t)"
@@ -214,7 +211,10 @@ def main(arguments: list[str] | None = None) -> int:
     data, made = chosen.shared.resolve() / "data", chosen.runs.resolve() / "data"
     convert(data, made)
     wanted = [row for row in rows(data, made) if not chosen.only or row.data in chosen.only]
-    todo = [job for row in wanted for job in jobs(row, chosen.shared.resolve() / "models", chosen.seeds)]
+    models = {kind: chosen.shared.resolve() / "models" / name for kind, name in MODELS.items()}
+    models["encoder-decoder"] = chosen.runs.resolve() / MODELS["encoder-decoder"]
+    pretrain.tiny_t5(models["encoder-decoder"], data, models["decoder"])
+    todo = [job for row in wanted for job in jobs(row, models[row.kind], chosen.seeds)]
     results = tables.run_all(todo, chosen.runs, chosen.processes)
     whole = not chosen.only and chosen.seeds == SEEDS
     return tables.finish(page(wanted, chosen.seeds, results), PAGE if whole else None, results)

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
 import refarch
+from refarch.engine.quantised import keep_order
 from refarch.errors import CheckpointError, CompositionError, SlotError
 from refarch.pipeline.resolve import quiet
 
@@ -63,14 +64,17 @@ def base(tmp_path_factory):
         model.save_pretrained(path)
         return path
 
-    def load(family, kind=None, dtype=torch.float32):
-        """Quantised anew."""
+    def load(family, kind=None, dtype=torch.float32, reorders=False):
+        """Quantised anew; evaluating with the same kernels as in training, whatever the CPU."""
         choice = {} if kind is None else {"quantization_config": KINDS[kind]()}
         with quiet():
-            return getattr(transformers, HEADS[family]).from_pretrained(folder(family), dtype=dtype, **choice).eval()
+            model = getattr(transformers, HEADS[family]).from_pretrained(folder(family), dtype=dtype, **choice).eval()
+        if not reorders:
+            keep_order(model)
+        return model
 
     once = functools.cache(load)
-    return lambda *args, anew=False: load(*args) if anew else copy.deepcopy(once(*args))
+    return lambda *args, anew=False, **how: load(*args, **how) if anew else copy.deepcopy(once(*args, **how))
 
 
 def batch(family):
@@ -116,6 +120,26 @@ def train(model, adaptation, family, steps=8, lr=0.02):
         losses.append(loss.item())
     model.eval()
     return losses
+
+
+def test_training_goes_on_after_an_evaluation_in_another_order_of_weights(base):
+    """A CPU with AVX512-BF16 reorders 4-bit weights while evaluating; in that order no gradient passes."""
+    from bitsandbytes.functional import has_avx512bf16
+
+    if not has_avx512bf16():
+        pytest.skip("this CPU has no kernel of bitsandbytes that reorders weights")
+    model = base("llama", "nf4", reorders=True)
+    logits(model)
+    layer = model.get_submodule(QUERY["llama"])
+    assert layer.weight.quant_state.packing_format_for_cpu
+    adaptation = refarch.attach(model, "lora")
+    losses = train(model, adaptation, "llama")
+    logits(model)
+    assert losses[-1] < 0.95 * losses[0] and train(model, adaptation, "llama")[-1] < losses[-1]
+    assert not layer.weight.quant_state.packing_format_for_cpu
+    adaptation.detach()
+    logits(model)
+    assert layer.weight.quant_state.packing_format_for_cpu
 
 
 FAST = {"ia3": 0.1, "ln-tuning": 0.1, "prompt-tuning": 0.1, "adaption-prompt": 0.2}

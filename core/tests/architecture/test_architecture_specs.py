@@ -302,3 +302,26 @@ def test_architecture_and_plugins_import_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_module_becomes_a_part_of_another_technique():
+    """With the owner's defaults for what the other technique has no option for."""
+    part = TECHNIQUE.module("low_rank", workspace=("ffn.up",), arguments={"rank": "$width"})
+    assert part.arguments == {"rank": "$width", "plain": 3}
+    assert (part.workspace, part.layers, part.form) == (("ffn.up",), MODULE.layers, MODULE.form)
+    assert TECHNIQUE.module("low_rank", preset="small").arguments == {"rank": 2, "plain": 3}
+    assert TECHNIQUE.module("low_rank", preset="other").workspace == ("ffn.up",)
+    plain = TECHNIQUE.model_copy(update={"modules": (MODULE.model_copy(update={"arguments": {}}),)})
+    assert plain.module("low_rank", arguments={"rate": "$p"}).arguments == {
+        "rank": 8,
+        "kind": "a",
+        "rate": "$p",
+        "flag": False,
+        "sizes": (1, 2),
+    }
+    with pytest.raises(SpecError, match="no module 'lowrank'"):
+        TECHNIQUE.module("lowrank")
+    with pytest.raises(SpecError, match="no preset"):
+        TECHNIQUE.module("low_rank", preset="smal")
+    with pytest.raises(SpecError, match="workspaces"):
+        TECHNIQUE.module("low_rank", workspaces=("ffn.up",))

@@ -79,7 +79,7 @@ def test_dry_run_resolves_everything(parts: Any) -> None:
     data = dry(parts, *FLAGS)
     assert data["backbone"]["name"] == "quokka-model"
     assert data["techniques"] == [
-        {"name": "quokka", "options": {"rank": 8, "flavour": "plain"}, "label": None},
+        {"name": "quokka", "options": {"rank": 8, "flavour": "plain"}, "label": None, "start": None},
     ]
     assert data["task"] == {"name": "quokka", "options": {"max_length": 16}, "formulation": None}
     assert data["training"]["epochs"] == 5  # the task's own

@@ -2,6 +2,7 @@
 
 from refarch.architecture.base import CONTRACT, Spec, explain
 from refarch.architecture.family import BackboneKind, FamilySpec, ModelSpec, StackTable, TinyModel, parse_entry
+from refarch.architecture.fingerprint import Fingerprint
 from refarch.architecture.interchange import InterchangeSpec, TensorRule
 from refarch.architecture.module import Gate, ModuleSpec, Positions, Router
 from refarch.architecture.pipeline import (
@@ -33,6 +34,7 @@ __all__ = [
     "BackboneKind",
     "ConfiguredTechnique",
     "FamilySpec",
+    "Fingerprint",
     "Formulation",
     "Gate",
     "InterchangeSpec",

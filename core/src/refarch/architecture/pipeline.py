@@ -34,6 +34,9 @@ class TechniqueChoice(Spec):
     """The technique's options, and ``slots``, ``layers``, ``preset``."""
     label: str | None = None
     """The adaptation's name; the technique's name when left out."""
+    start: str | None = None
+    """The folder of a saved adaptation of the same technique on the same backbone, whose values training starts from; a
+    new head that it does not have starts as in any run."""
 
 
 class TaskChoice(Spec):

@@ -157,6 +157,28 @@ class TechniqueSpec(Spec):
             return self, values
         return TechniqueSpec.parse({**self.model_dump(), "modules": modules}, f"preset {preset!r}"), values
 
+    def module(self, name: str, *, preset: str | None = None, **changes: Any) -> ModuleSpec:
+        """One of the modules, to be a part of another technique: a union, or a variant under a router or a gate.
+
+        Args:
+            name: the module's.
+            preset: the preset that it is taken from.
+            changes: fields that are others there. What the function is built with is the defaults here, but for what
+                ``arguments`` say: values, or options of the other technique (``{"rank": "$rank"}``).
+
+        Raises:
+            SpecError: there is no such module or preset, or the changes do not fit.
+        """
+        spec, defaults = self._with_preset(preset) if preset else (self, {})
+        own = {module.name: module for module in spec.modules}
+        if name not in own:
+            raise SpecError(f"technique {self.name!r} has no module {name!r}", did_you_mean(name, own))
+        options = {option.name: defaults.get(option.name, option.default) for option in spec.options}
+        built = {key: options.get(str(value)[1:], value) for key, value in own[name].arguments.items()} or options
+        arguments = {**built, **changes.pop("arguments", {})}
+        fields = {**own[name].model_dump(exclude_defaults=True), **changes, "arguments": arguments}
+        return ModuleSpec.parse(fields, f"module {name!r} of technique {self.name!r}")
+
     def options_schema(self) -> dict[str, Any]:
         """JSON schema of the options."""
         return options_model(self.options, f"{self.name} options").model_json_schema()

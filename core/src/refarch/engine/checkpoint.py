@@ -9,50 +9,34 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from refarch.architecture import ConfiguredTechnique, TechniqueSpec
-from refarch.architecture.base import Spec
-from refarch.engine.adaptation import Adaptation, Source
-from refarch.engine.fingerprint import Fingerprint
+from refarch.architecture import ConfiguredTechnique, Layers, TechniqueSpec
+from refarch.architecture.fingerprint import Fingerprint
+from refarch.engine import origin
+from refarch.engine import plan as planning
+from refarch.engine.adaptation import Adaptation
 from refarch.engine.function import Function, fold
+from refarch.engine.reading import FILE, FORMAT, Checkpoint, compare, read, read_description
+from refarch.engine.sites import Resolver
 from refarch.engine.storage import file_size
-from refarch.errors import CheckpointError, SpecError
-from refarch.files import inside, read_json, write_bytes, write_text
+from refarch.errors import CheckpointError, RefarchError
+from refarch.files import write_bytes, write_text
 from refarch.plugins.registry import default_registry
 
 if TYPE_CHECKING:
     from refarch.plugins.registry import Registry
 
-FORMAT = 1
-FILE = "adaptation.json"
+__all__ = ["FILE", "FORMAT", "Checkpoint", "read", "read_description", "save", "start_from"]
 
-
-class Checkpoint(Spec):
-    """What ``adaptation.json`` holds."""
-
-    format: int = FORMAT
-    name: str
-    technique: ConfiguredTechnique
-    source: Source
-    family: str
-    seed: int
-    train_head: bool
-    folded: bool
-    """Whether the parts that only training needs were dropped."""
-    base: Fingerprint
-    slot_map: dict[str, str]
-    """Address of each insertion to the path of the module in the base."""
-    shapes: dict[str, tuple[int, ...]]
-    tensors: str
-    """Name of the tensor file in the same folder."""
-    sha256: str
+MOST_BYTES = 2**30
+"""What a function may take beyond what its checkpoint holds of it."""
 
 
 def save(adaptation: Adaptation, folder: Path, *, for_training: bool = False) -> Path:
@@ -94,6 +78,9 @@ def _described(adaptation: Adaptation, tensors: dict[str, Tensor], digest: str, 
         train_head=adaptation.train_head,
         folded=_folds(adaptation, for_training) or adaptation.folded,
         base=adaptation.base_fingerprint(),
+        auto_class=origin.auto_class(adaptation.model, adaptation.family),
+        labels=origin.labels(adaptation.model),
+        versions=origin.versions(adaptation),
         slot_map=adaptation.slot_map,
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
         tensors=f"adaptation-{digest[:12]}.safetensors",
@@ -115,51 +102,6 @@ def _folded(adaptation: Adaptation) -> dict[str, Tensor]:
     return tensors | {name: tensor.detach() for name, tensor in own}
 
 
-def read(folder: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """Read and verify a checkpoint's files.
-
-    Raises:
-        CheckpointError: missing, truncated, altered or not of a format that this version reads.
-    """
-    if not (folder / FILE).is_file():
-        raise CheckpointError(f"{folder} holds no {FILE}", "give the folder that Adaptation.save or a run has written")
-    raw = read_json(folder / FILE)
-    version = raw.get("format") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version > FORMAT:
-        raise CheckpointError(
-            f"{folder} has checkpoint format {version}; this refarch reads up to {FORMAT}", "update refarch"
-        )
-    try:
-        checkpoint = Checkpoint.parse(raw if isinstance(raw, dict) else {"format": None}, str(folder / FILE))
-    except SpecError as error:
-        raise CheckpointError(error.message, error.hint) from None
-    path = inside(folder, checkpoint.tensors)
-    return checkpoint, _read_tensors(path, checkpoint)
-
-
-def _read_tensors(path: Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != checkpoint.sha256:
-            raise CheckpointError(
-                f"{path} was truncated or altered: its digest is {digest[:12]}, expected {checkpoint.sha256[:12]}",
-                "use another copy of the checkpoint",
-            )
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is no valid safetensors file: {error}") from None
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    _compare("tensors", {n: str(s) for n, s in checkpoint.shapes.items()}, {n: str(s) for n, s in shapes.items()}, path)
-    bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-    if bad:
-        raise CheckpointError(f"{path} holds values that are not finite, in {', '.join(bad[:3])}")
-    return tensors
-
-
 def trusted_technique(
     checkpoint: Checkpoint, trusted: TechniqueSpec | None, registry: Registry | None
 ) -> ConfiguredTechnique:
@@ -175,10 +117,7 @@ def trusted_technique(
     wanted = checkpoint.technique
     registry = registry or default_registry()
     installed = registry.technique(wanted.name) if trusted is None else trusted
-    declared = {module.function for module in installed.modules} | {
-        module.get("function") for preset in installed.presets.values() for module in preset.get("modules", ())
-    }
-    strange = {module.function for module in wanted.technique.modules} - declared - {None}
+    strange = origin.import_paths(wanted.technique) - origin.import_paths(installed, presets=True)
     if strange:
         here = "the given spec"
         if trusted is None:
@@ -186,11 +125,57 @@ def trusted_technique(
             here = f"the installed {found.distribution} {found.version}"
         raise CheckpointError(
             f"the checkpoint was made by {checkpoint.source.distribution or 'an inline spec'}"
-            f" {checkpoint.source.version} and uses {', '.join(sorted(map(str, strange)))}, which {here}"
+            f" {checkpoint.source.version} and uses {', '.join(sorted(strange))}, which {here}"
             " does not declare",
             "install the version that made it, or pass technique= with a spec that you trust",
         )
     return wanted
+
+
+def plan(
+    resolver: Resolver, technique: ConfiguredTechnique, checkpoint: Checkpoint, device: torch.device
+) -> planning.Plan:
+    """Build the functions that a checkpoint's values belong to, without touching the model.
+
+    Raises:
+        RefarchError: it cannot be built here; whatever the checkpoint's options make a function raise is told as a
+            :class:`CheckpointError`.
+    """
+    try:
+        _check_size(resolver, technique, checkpoint)
+        found = planning.build(resolver, technique, checkpoint.seed, None, device, values=False)
+        for insertion in found.insertions if checkpoint.folded else ():
+            fold(insertion.function)
+    except RefarchError:
+        raise
+    except Exception as error:  # options come from the file, and functions may raise anything at strange ones
+        raise CheckpointError(
+            f"adaptation {checkpoint.name!r} cannot be built from its options: {type(error).__name__}: {error}",
+            "the checkpoint was altered, or its technique's plugin is broken",
+        ) from error
+    return found
+
+
+def _check_size(resolver: Resolver, technique: ConfiguredTechnique, checkpoint: Checkpoint) -> None:
+    """Refuse options that ask for far more memory than the checkpoint has values, before any is taken.
+
+    Raises:
+        CheckpointError: naming the module.
+    """
+    saved = sum(math.prod(shape) for shape in checkpoint.shapes.values())
+    for spec in technique.technique.modules:
+        small = spec.model_copy(
+            update={"workspace": spec.workspace[:1], "layers": Layers(first=1, stacks=spec.layers.stacks)}
+        )
+        alone = technique.model_copy(update={"technique": technique.technique.model_copy(update={"modules": (small,)})})
+        plan = planning.build(resolver, alone, 0, None, torch.device("meta"), values=False)
+        wanted = sum(p.numel() for item in plan.insertions for p in item.function.parameters())
+        if 4 * wanted > 16 * saved + MOST_BYTES:
+            raise CheckpointError(
+                f"module {spec.name!r} would take {wanted:,} numbers at its first insertion, and the checkpoint holds"
+                f" {saved:,} in all",
+                "its options were altered",
+            )
 
 
 def check_base(checkpoint: Checkpoint, base: Fingerprint, any_base: bool) -> None:
@@ -207,6 +192,34 @@ def check_base(checkpoint: Checkpoint, base: Fingerprint, any_base: bool) -> Non
         )
 
 
+@torch.no_grad()
+def start_from(adaptation: Adaptation, folder: Path) -> None:
+    """Give an adaptation the values of a saved one, as a starting point for training.
+
+    Args:
+        adaptation: attached, of the same technique with the same options at the same slots.
+        folder: of the saved one. It may have a head that the adaptation does not train, or lack one that it does.
+
+    Raises:
+        CheckpointError: the files are damaged, or the base, slots or shapes differ. The adaptation is as it was.
+    """
+    saved, tensors = read(folder)
+    check_base(saved, adaptation.base_fingerprint(), False)
+    compare("slots", saved.slot_map, adaptation.slot_map, folder)
+    heads = tuple(f"base:{place.path}." for place in adaptation.resolver.head())
+    own = adaptation.state_dict()
+    shared = {name: tensor for name, tensor in tensors.items() if name in own or not name.startswith(heads)}
+    wanted = {name: tensor for name, tensor in own.items() if name in tensors or not name.startswith(heads)}
+    there, here = ({name: str(tuple(t.shape)) for name, t in each.items()} for each in (shared, wanted))
+    if saved.folded and there != here:
+        raise CheckpointError(
+            f"{folder} was saved without what only training needs", "save it with for_training=True to start from it"
+        )
+    compare("shapes", there, here, folder)
+    for name, tensor in wanted.items():
+        tensor.copy_(tensors[name])
+
+
 def resize(tree: nn.Module, checkpoint: Checkpoint) -> None:
     """Give folded functions the shapes that they have in a checkpoint, where folding decides them by values."""
     for path, module in tree.named_modules() if checkpoint.folded else ():
@@ -221,21 +234,6 @@ def check_fits(checkpoint: Checkpoint, adaptation_map: dict[str, str], shapes: d
     Raises:
         CheckpointError: with the differences.
     """
-    _compare("slots", checkpoint.slot_map, adaptation_map, checkpoint.name)
+    compare("slots", checkpoint.slot_map, adaptation_map, checkpoint.name)
     saved = {name: str(tuple(shape)) for name, shape in checkpoint.shapes.items()}
-    _compare("shapes", saved, {name: str(tuple(shape)) for name, shape in shapes.items()}, checkpoint.name)
-
-
-def _compare(what: str, saved: dict[str, str], here: dict[str, str], where: Any) -> None:
-    if saved == here:
-        return
-    missing, extra = sorted(saved.keys() - here.keys()), sorted(here.keys() - saved.keys())
-    changed = [
-        f"{n} ({saved[n]} saved, {here[n]} here)" for n in sorted(saved.keys() & here.keys()) if saved[n] != here[n]
-    ]
-    parts = [
-        f"{label} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-        for label, names in (("only saved:", missing), ("only here:", extra), ("different:", changed))
-        if names
-    ]
-    raise CheckpointError(f"{where}: {what} do not match: " + "; ".join(parts))
+    compare("shapes", saved, {name: str(tuple(shape)) for name, shape in shapes.items()}, checkpoint.name)

@@ -15,7 +15,7 @@ from refarch.architecture import ConfiguredTechnique, ModuleSpec, parse_slot
 from refarch.engine.dispatch import Dispatcher
 from refarch.engine.function import Function, SlotShape
 from refarch.engine.gate import GateModule
-from refarch.engine.integrate import Bound
+from refarch.engine.integrate import changes_weights
 from refarch.engine.linear import matrix, take_part, unreadable_reason, widths
 from refarch.engine.routing import mixture, own_functions, own_parameters
 from refarch.engine.schedule import Schedule
@@ -53,9 +53,24 @@ class Plan:
 
 
 def build(
-    resolver: Resolver, technique: ConfiguredTechnique, seed: int, dtype: torch.dtype | None, device: torch.device
+    resolver: Resolver,
+    technique: ConfiguredTechnique,
+    seed: int,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    *,
+    values: bool = True,
 ) -> Plan:
     """Resolve the workspaces and build the functions, with random numbers that depend on ``seed`` alone.
+
+    Args:
+        resolver: of the model.
+        technique: with its options decided.
+        seed: decides initial values.
+        dtype: of the parameters; float32 when left out.
+        device: where they go.
+        values: False where other values will take the place of the initial ones: a function that starts from the weight
+            of the map that it is put around then gets the base's own, which costs nothing to find.
 
     Raises:
         SlotError: a slot is missing, or a module cannot work at it.
@@ -64,7 +79,7 @@ def build(
     """
     insertions: list[Insertion] = []
     selections: list[tuple[ModuleSpec, list[Site]]] = []
-    with _seeded(seed), _without_values(device):
+    with seeded(seed), _without_values(device):
         for spec in map(technique.decided, technique.technique.modules):
             sites = resolver.resolve([parse_slot(text) for text in spec.workspace], spec.layers)
             if spec.form == "attention":
@@ -76,7 +91,7 @@ def build(
             shared: dict[tuple[object, ...], nn.Parameter] = {}
             for site in sites:
                 _check(spec, site)
-                shape = read_shape(spec, site)
+                shape = read_shape(spec, site, values)
                 new = functools.partial(_build, function_class, shape, technique, spec, shape.slot)
                 function: Function = new() if router is None else mixture(spec, router, shape.d_in, new)
                 gate = GateModule(spec.gate, _gate_width(spec, site, shape)) if spec.gate else None
@@ -102,9 +117,15 @@ def _schedules(technique: ConfiguredTechnique, insertions: list[Insertion]) -> l
     return schedules
 
 
-def read_shape(spec: ModuleSpec, site: Site) -> SlotShape:
-    """The site's shape as the function sees it: what it reads and what it returns, given the form and what is there."""
-    shape = dataclasses.replace(site.shape, weight=lambda: _weight_so_far(site))
+def read_shape(spec: ModuleSpec, site: Site, so_far: bool = True) -> SlotShape:
+    """The site's shape as the function sees it: what it reads and what it returns, given the form and what is there.
+
+    Args:
+        spec: the module's.
+        site: where it works.
+        so_far: whether its weight is that of the map so far, and not the base's own.
+    """
+    shape = dataclasses.replace(site.shape, weight=lambda: _weight_so_far(site)) if so_far else site.shape
     if site.ref.side == "input":
         return dataclasses.replace(shape, d_out=shape.d_in)
     if spec.insertion == "sequential" and spec.input_type == "hidden":
@@ -116,7 +137,7 @@ def read_shape(spec: ModuleSpec, site: Site) -> SlotShape:
 def _weight_so_far(site: Site) -> Tensor:
     """The weight of the map that the adaptations before have made of the layer; the base's own if that map is none."""
     dispatcher = Dispatcher.of(site.end.module)
-    before = [b for b in dispatcher.bindings if b.enabled and isinstance(b, Bound)] if dispatcher else []
+    before: list[Any] = [b for b in dispatcher.running if b.enabled and changes_weights(b)] if dispatcher else []
     if not before or unreadable_reason(site.end.module) or any(binding.algebra_reason() for binding in before):
         return site.shape.weight()
     weight, bias = matrix(site.end.module), getattr(site.end.module, "bias", None)
@@ -244,7 +265,7 @@ def _without_values(device: torch.device) -> contextlib.AbstractContextManager[A
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Random numbers from ``seed``, and the caller's generator left as it was."""
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)  # functions are built on the CPU; other devices' generators stay

@@ -72,6 +72,30 @@ def _as_loaded(module: nn.Module) -> None:
         module.state_dict()
 
 
+_REORDERS = "support_avx512bf16_for_cpu"
+"""What a 4-bit layer of bitsandbytes has, True where the CPU's kernel reads the weight in an order of its own."""
+
+
+def keep_order(model: nn.Module) -> list[nn.Module]:
+    """Let no layer reorder its weight while evaluating, and put back the order where one has: through a weight in that
+    order, gradients are lost without a word, also in later training steps.
+
+    Returns:
+        The layers that would; for :func:`free_order`.
+    """
+    found = [module for module in model.modules() if getattr(module, _REORDERS, False)]
+    for module in found:
+        _as_loaded(module)
+        module.__dict__[_REORDERS] = False
+    return found
+
+
+def free_order(modules: list[nn.Module]) -> None:
+    """Let layers reorder their weights again."""
+    for module in modules:
+        module.__dict__[_REORDERS] = True
+
+
 def stored(module: nn.Module) -> list[Tensor]:
     """The tensors that hold a quantised weight."""
     _as_loaded(module)
@@ -123,6 +147,7 @@ def _blocks(module: nn.Module) -> bool:
         return False
     dispatcher = Dispatcher.of(module)
     forward = module.forward if dispatcher is None else dispatcher.base
+    _as_loaded(module)
     with torch.enable_grad():
         x = torch.ones(1, width, dtype=_computes_in(module), device=weight.device)  # type: ignore[union-attr]
         return not forward(x.requires_grad_()).requires_grad

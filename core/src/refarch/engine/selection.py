@@ -6,6 +6,7 @@ one parameter: each copies what the one before it has, and the last enabled one 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +30,7 @@ class Selected:
         self.model, self.original = model, original
         self.places = [
             (module, name)
-            for module in model.modules()
+            for _, module in own_modules(model)
             for name, parameter in module._parameters.items()
             if parameter is original
         ]
@@ -51,7 +52,7 @@ class Selected:
     def refresh(self) -> None:
         """Put the last enabled copy, or the original, in all places."""
         before = self.current
-        self.current = next((copy for owner, copy in reversed(self.copies) if owner.enabled), self.original)
+        self.current = next((copy for owner, copy in reversed(self.copies) if owner.active), self.original)
         # What was aside while the model moved to another device or dtype follows now.
         self.current.data = self.current.data.to(device=before.device, dtype=before.dtype)
         for module, name in self.places:
@@ -124,7 +125,20 @@ def base_names(model: nn.Module) -> dict[int, str]:
     """Path of each of the base's own parameters (the modules of adaptations left out), by identity of the parameter
     that is in place now.
     """
-    return {id(p): name for name, p in model.named_parameters() if not name.startswith("refarch.")}
+    found: dict[int, str] = {}
+    for path, module in own_modules(model):
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                found.setdefault(id(parameter), f"{path}.{name}" if path else name)
+    return found
+
+
+def own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The base's own modules by path. Those of adaptations are not even walked through: they may be many."""
+    yield "", model
+    for name, child in model.named_children():
+        if name != "refarch":
+            yield from child.named_modules(prefix=name)
 
 
 def selected(model: nn.Module) -> dict[str, Selected]:
@@ -157,6 +171,22 @@ def release(owner: Adaptation) -> None:
             del store[name]
     if not store:
         del owner.model.__dict__[_KEY]
+
+
+def reorder(model: nn.Module, order: Sequence[Adaptation]) -> None:
+    """Let the copies of some adaptations take each other's place in a new order; other copies stay where they are.
+
+    Args:
+        model: the model.
+        order: of the adaptations.
+    """
+    ranks = {id(owner): rank for rank, owner in enumerate(order)}
+    for item in model.__dict__.get(_KEY, {}).values():
+        places = [place for place, (owner, _) in enumerate(item.copies) if id(owner) in ranks]
+        own = sorted((item.copies[place] for place in places), key=lambda pair: ranks[id(pair[0])])
+        for place, pair in zip(places, own, strict=True):
+            item.copies[place] = pair
+        item.refresh()
 
 
 def refresh(model: nn.Module) -> None:

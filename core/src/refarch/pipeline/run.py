@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from refarch.architecture import Formulation, PipelineSpec, RunRecord, Seeds, TaskSpec, Times
 from refarch.engine import Adaptation, attach
+from refarch.engine.checkpoint import start_from
 from refarch.errors import RefarchError, RunError, UsageError
 from refarch.files import read_json, write_text
 from refarch.pipeline.folder import RunFolder, new_folder, versions
@@ -83,7 +84,7 @@ def assemble(pipeline: PipelineSpec, *, registry: Registry | None = None, pool: 
     if pipeline.training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     attached: list[Adaptation] = []
-    for label, technique in configured(pipeline, registry):
+    for choice, (label, technique) in zip(pipeline.techniques, configured(pipeline, registry), strict=True):
         first = not attached
         attached.append(
             attach(
@@ -95,6 +96,8 @@ def assemble(pipeline: PipelineSpec, *, registry: Registry | None = None, pool: 
                 registry=registry,
             )
         )
+        if choice.start is not None:
+            start_from(attached[-1], Path(choice.start))
     base.task.check_model(model)
     return Assembled(
         pipeline, base.spec, formulation, base.task, base.data, model, base.tokenizer, attached, own_seeds, total

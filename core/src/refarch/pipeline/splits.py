@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -146,6 +146,27 @@ class Selectable(Protocol):
 
 
 S = TypeVar("S", bound=Selectable)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Items(Generic[T]):
+    """A split whose examples are objects.
+
+    Attributes:
+        items: in the order of the rows.
+        source: the file or data set, for messages.
+    """
+
+    items: Sequence[T]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def select(self, indices: Iterable[int]) -> Items[T]:
+        """These examples, in this order."""
+        return Items([self.items[index] for index in indices], self.source)
 
 
 def parted(

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+Question = str | tuple[str, str]
+"""What a model can be asked: a text, or a pair of texts."""
+
 
 class Rows(Protocol):
     """A split ready for training: a map-style dataset of feature dictionaries."""
@@ -93,6 +96,31 @@ class Task(abc.ABC):
     def asks_itself(self) -> bool:
         """Whether the task defines :meth:`scores`."""
         return type(self).scores is not Task.scores
+
+    def ask(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Question], batch_size: int
+    ) -> list[dict[str, Any]]:
+        """What the model answers to new texts, for a task whose models are to be used after their run. Not called
+        unless a task defines it. Works without ``read``: names of labels are those in the model's configuration.
+
+        Args:
+            model: in evaluation mode, on its device, without gradients.
+            tokenizer: the backbone's.
+            texts: one each, or a pair of texts for a task about pairs; encoded as the task's own examples are.
+            batch_size: texts at a time.
+
+        Returns:
+            For each text an answer as plain data: ``label`` and ``scores``, ``text`` ...
+
+        Raises:
+            DataError: a text cannot be encoded.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no ask()")
+
+    @property
+    def answers_texts(self) -> bool:
+        """Whether the task defines :meth:`ask`."""
+        return type(self).ask is not Task.ask
 
     def check_model(self, model: PreTrainedModel) -> None:  # noqa: B027 - most tasks take any model that loads
         """Refuse a model that the task cannot be put to. Called once its techniques are attached, before it is trained;

@@ -14,7 +14,7 @@ from refarch_instruction_tuning.task import InstructionTuning
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from refarch import PipelineSpec, run
-from refarch.errors import RunError, UsageError
+from refarch.errors import DataError, RunError, UsageError
 from refarch.testing.tokenizer import tiny_tokenizer
 
 DATA = Path(__file__).resolve().parents[4].parent / "shared"
@@ -71,6 +71,12 @@ def test_answers_are_written_after_what_asks_for_the_last_one_and_compared(jsonl
     assert asked["max_new_tokens"] == 9 and tokenizer.sep_token_id in asked["eos_token_id"]
     written = [tokenizer.decode(prompt).replace(" ", "").replace("##", "") for prompt in asked["prompts"]]
     assert written == ["[CLS]user:1+2assistant:", "[CLS]user:3+4assistant:"]
+    tested = list(asked["prompts"])
+    unread = InstructionTuning(train="not read", max_answer=9)  # new texts are asked as those of the test split are
+    assert unread.ask(model, tokenizer, ["1+2", "3+4"], 2) == [{"text": "so #### 3"}, {"text": "8"}]
+    assert asked["prompts"] == tested and tokenizer.sep_token_id in asked["eos_token_id"]
+    with pytest.raises(DataError, match="not with a pair"):
+        unread.ask(model, tokenizer, [("1", "2")], 2)
 
 
 def test_a_loss_that_is_not_finite_is_no_score(jsonl, monkeypatch):

@@ -281,7 +281,7 @@ def test_it_learns(tmp_path, way):
         for number, other in enumerate(ANIMALS.values())
         if other != animal
     ]
-    spec = pipeline(tmp_path, way, rows, "full", epochs=30, learning_rate=1e-2, save_every=1000)
+    spec = pipeline(tmp_path, way, rows, "full", epochs=45, learning_rate=1e-2, save_every=1000)
     options = {**spec.task.options, "test": spec.task.options["train"], "validation_size": 0}
     record, _ = run(
         spec.model_copy(update={"task": spec.task.model_copy(update={"options": options})}), tmp_path / "run"

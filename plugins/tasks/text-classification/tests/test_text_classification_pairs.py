@@ -6,10 +6,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from refarch_text_classification import OPTIONS, REGRESSION, SPEC, TextClassification, presets
 from refarch_text_classification.regression import TextRegression
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score
+from transformers import BertConfig, BertForSequenceClassification
 
 from refarch import default_registry
 from refarch.errors import DataError
@@ -173,3 +175,25 @@ def test_the_sts_benchmark_itself(tmp_path):
     assert len(task.splits.train) + len(task.splits.validation) == 5749
     assert 0.0 <= min(task.targets(task.splits.test, [])) <= max(task.targets(task.splits.test, [])) <= 5.0
     assert {option.name for option in OPTIONS} >= {"pair_column", "id_column"}
+
+
+@pytest.mark.parametrize("kind", [TextClassification, TextRegression])
+def test_new_pairs_are_answered_as_pairs_without_reading_any_data(kind):
+    tokenizer = tiny_tokenizer()
+    labels = {"num_labels": 1} if kind is TextRegression else {"id2label": {0: "no", 1: "yes"}}
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, **labels)
+    model = BertForSequenceClassification(config).eval()
+    pairs = [("a b", "c"), ("d", "e f g h")]
+    with torch.no_grad():
+        answers = kind(train="not read", max_length=6).ask(model, tokenizer, pairs, 1)
+        encoded = [tokenizer(*pair, truncation=True, max_length=6, return_tensors="pt") for pair in pairs]
+        logits = torch.cat([model(**each).logits for each in encoded])
+    if kind is TextRegression:
+        assert [answer["value"] for answer in answers] == pytest.approx(logits[:, 0].tolist(), abs=1e-5)
+    else:
+        scores = [list(answer["scores"].values()) for answer in answers]
+        np.testing.assert_allclose(scores, logits.softmax(dim=-1).numpy(), atol=1e-5)
+        assert [answer["label"] for answer in answers] == ["yes" if no < yes else "no" for no, yes in scores]
+    with pytest.raises(DataError, match="some texts are pairs and some are not"):
+        kind(train="not read").ask(model, tokenizer, ["a", ("b", "c")], 2)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from refarch_compare.advise.advice import advise
 from refarch_compare.advise.candidates import Limits, candidates
 from refarch_compare.advise.command import amount
-from refarch_compare.advise.costing import Backbone, largest
+from refarch_compare.advise.costing import Backbone
 from refarch_compare.advise.gaps import seeds_to_tell
 from refarch_compare.advise.standing import HERE, Scope, rank
+from refarch_compare.cost.budget import nearest
 from refarch_compare.evidence.peft_comparison import import_results
 from refarch_compare.evidence.peft_methods import MODELS
 from refarch_compare.evidence.row import Row
@@ -117,19 +118,20 @@ def test_the_limits_are_kept_and_what_breaks_them_is_said(folder):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 300), st.integers(0, 400), st.integers(1, 9), st.sets(st.integers(1, 300)))
-def test_the_largest_size_keeps_the_budget(below, most, minimum, odd):
-    option = Option(name="rank", type="integer", minimum=minimum, help="r")
+@given(st.integers(1, 400), st.integers(1, 9), st.sets(st.integers(1, 300)))
+def test_the_largest_size_keeps_the_budget(most, minimum, odd):
+    size = Option(name="rank", type="integer", default=300, minimum=minimum, size=True, help="r")
+    spec = default_registry().technique("lora").model_copy(update={"options": (size,)})
 
-    def count(size):
-        if size in odd:
+    def count(choice):
+        if choice["rank"] in odd:
             raise SpecError("does not divide the width")
-        return size
+        return choice["rank"]
 
-    found = largest(option, below, count, most)
-    assert found is None or (found <= most and found not in odd and minimum <= found < below)
-    if not odd and minimum <= most < below:
-        assert found == most
+    found = nearest(spec, {}, count, most, at_most=True)
+    assert found.parameters == found.value not in odd
+    possible = [value for value in range(minimum, most + 1) if value not in odd]
+    assert found.parameters == (max(possible) if possible else min(set(range(minimum, 600)) - odd))
 
 
 def test_a_budget_that_nobody_can_meet_says_the_nearest(folder):

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -266,6 +267,14 @@ def test_the_page_needs_nothing_from_outside(report):
     policy = next(a["content"] for tag, a in page.elements if tag == "meta" and "http-equiv" in a)
     assert policy.startswith("default-src 'none'")
     assert "@import" not in html(report) and "url(" not in html(report)
+
+
+def test_each_technique_is_drawn_in_its_layer(report):
+    image = r'<img loading="lazy" src="data:image/svg\+xml;base64,([^"]+)" alt="[^"]+ of ([^"]+)"'
+    drawn = re.findall(image, html(report))
+    assert [unescape(name) for _, name in drawn] == [name for name, _ in report.techniques] != []
+    for layer, name in drawn:
+        assert name in base64.b64decode(layer).decode()
 
 
 def test_the_page_says_what_is_missing_and_what_is_of_others(report):

@@ -16,9 +16,9 @@ from refarch.errors import DataError, RunError, UsageError
 from refarch.pipeline.evaluation import generate, mean_loss
 from refarch.pipeline.prompts import IGNORED, TEXT_KINDS, pair_collator
 from refarch.pipeline.splits import parted
-from refarch.pipeline.task import Rows
+from refarch.pipeline.task import Question, Rows
 from refarch_instruction_tuning import OPTIONS, answers
-from refarch_instruction_tuning.conversations import Conversations, read_conversations
+from refarch_instruction_tuning.conversations import ANSWERS, Conversations, read_conversations
 from refarch_instruction_tuning.encoding import Chats, encode
 from refarch_instruction_tuning.packing import PackedCollator, check_packing, pack
 
@@ -117,10 +117,43 @@ class InstructionTuning(Task):
         if rows.prompts:
             longest = self.options["max_answer"]
             texts = generate(
-                model, tokenizer, rows.prompts, batch_size, max_new_tokens=longest, **self._ends(model, tokenizer)
+                model,
+                tokenizer,
+                rows.prompts,
+                batch_size,
+                max_new_tokens=longest,
+                **_ends(model, tokenizer, self.tested),
             )
             found |= self.metrics(texts, rows.answers)
         return found
+
+    def ask(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Question], batch_size: int
+    ) -> list[dict[str, Any]]:
+        """The answer to each text, asked by a user in a conversation of its own.
+
+        Raises:
+            DataError: a text is a pair.
+        """
+        if not all(isinstance(text, str) for text in texts):
+            raise DataError("a conversation begins with one text, not with a pair", "ask with one text each")
+        messages = [
+            [{"role": "user", "content": str(text)}, {"role": ANSWERS, "content": "."}]  # what is asked comes before it
+            for text in texts
+        ]
+        places = [f"text {number}" for number in range(1, len(messages) + 1)]
+        asked = encode(
+            Conversations(messages, places, "the texts"),
+            tokenizer,
+            TEXT_KINDS[self.formulation],
+            {**self.options, "match": "text"},
+        )
+        longest = self.options["max_answer"]
+        ends = _ends(model, tokenizer, asked)
+        return [
+            {"text": text}
+            for text in generate(model, tokenizer, asked.prompts, batch_size, max_new_tokens=longest, **ends)
+        ]
 
     def metrics(self, predictions: Any, labels: Any) -> dict[str, float]:
         """The share of answers that are right: of the same final number, or of the same text.
@@ -148,14 +181,15 @@ class InstructionTuning(Task):
         tested = _learnt(self.tested)
         return {"unigram": -sum(math.log((counts[token] + 1) / total) for token in tested) / len(tested)}
 
-    def _ends(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """The tokens that end an answer: the model's own, and the one that the template ends answers with."""
-        own = model.generation_config.eos_token_id if model.generation_config is not None else None
-        ends = set(own if isinstance(own, list) else [own]) | {tokenizer.eos_token_id}
-        added = set(tokenizer.get_added_vocab().values())
-        if self.tested is not None:
-            ends |= {row["labels"][-1] for row in self.tested.rows} & added
-        return {"eos_token_id": sorted(int(end) for end in ends if end is not None)}
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tested: Chats | None) -> dict[str, Any]:
+    """The tokens that end an answer: the model's own, and the one that the template ends answers with."""
+    own = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = set(own if isinstance(own, list) else [own]) | {tokenizer.eos_token_id}
+    added = set(tokenizer.get_added_vocab().values())
+    if tested is not None:
+        ends |= {row["labels"][-1] for row in tested.rows} & added
+    return {"eos_token_id": sorted(int(end) for end in ends if end is not None)}
 
 
 def _learnt(chats: Chats) -> list[int]:

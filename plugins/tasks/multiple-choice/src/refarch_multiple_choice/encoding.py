@@ -88,7 +88,7 @@ def prompts(
     fields = [{"question": item.text, "context": item.context} for item in questions.items]
     if CONTEXT not in template:
         return [template.format(**row) for row in fields]
-    return fill(tokenizer, template, fields, room, shorten="context", source=questions.origin)
+    return fill(tokenizer, template, fields, room, shorten="context", source=questions.source)
 
 
 def compared(
@@ -116,7 +116,7 @@ def compared(
         own,
         cut="left",  # what a question asks stands at its end
         end=False,
-        source=questions.origin,
+        source=questions.source,
     )
     rows, pairs, start = [], [], 0
     for item, count in zip(questions.items, counts, strict=True):
@@ -164,7 +164,7 @@ def _within(
     ]
     over = [index for index, own in enumerate(spans) if len(own) > room]
     if over:
-        logger.info("%s: %d of %d %s were cut to fit %d tokens", questions.origin, len(over), len(texts), what, room)
+        logger.info("%s: %d of %d %s were cut to fit %d tokens", questions.source, len(over), len(texts), what, room)
     cut = list(texts)
     for index in over:
         own = spans[index]

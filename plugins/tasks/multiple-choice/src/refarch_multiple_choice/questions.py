@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from refarch.errors import DataError
 from refarch.pipeline.files import Table
 from refarch.pipeline.sources import read_source, require_unique, shown, text_of
+from refarch.pipeline.splits import Items
 
 FORMAT = "Answer format:"
 """In an instruction, what the labels of its choices stand behind: ``Answer format: answer1/answer2``."""
@@ -29,24 +29,8 @@ class Question(NamedTuple):
     """Of its row, for messages."""
 
 
-@dataclass(frozen=True)
-class Questions:
-    """One split.
-
-    Attributes:
-        items: in the order of the rows.
-        origin: the file or data set.
-    """
-
-    items: Sequence[Question]
-    origin: str
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def select(self, indices: Iterable[int]) -> Questions:
-        """These questions, in this order."""
-        return Questions([self.items[index] for index in indices], self.origin)
+Questions = Items[Question]
+"""One split."""
 
 
 def read_questions(options: Mapping[str, Any]) -> dict[str, Questions]:

@@ -59,7 +59,7 @@ class MultipleChoice(Task):
             seed,
             groups=lambda train: [" ".join(f"{item.context} {item.text}".lower().split()) for item in train.items],
             labels=_answers,
-            where=splits["train"].origin,
+            where=splits["train"].source,
         )
 
     def model_arguments(self) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from refarch.errors import DataError, did_you_mean
 from refarch.pipeline.files import Table, read_text
 from refarch.pipeline.sources import read_source, require_unique, shown, text_of
+from refarch.pipeline.splits import Items
 
 logger = logging.getLogger(__name__)
 _FIELDS = ("id_column", "question_column", "context_column", "answers_column")
@@ -36,19 +37,8 @@ class Question:
     place: str
 
 
-@dataclass(frozen=True)
-class Questions:
-    """Those of one split."""
-
-    items: Sequence[Question]
-    source: str
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def select(self, indices: Iterable[int]) -> Questions:
-        """These questions, in this order."""
-        return replace(self, items=[self.items[index] for index in indices])
+Questions = Items[Question]
+"""One split."""
 
 
 @dataclass(frozen=True)

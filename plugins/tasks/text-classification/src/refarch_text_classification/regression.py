@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
+from torch import Tensor
 
 from refarch.errors import DataError, RunError
 from refarch_text_classification.examples import Corpus, Examples
@@ -71,6 +72,10 @@ class TextRegression(TextClassification):
             "spearman": 0.0 if constant else float(spearmanr(found, labels).statistic),
             "rmse": float(np.sqrt(np.mean((found - labels) ** 2))),
         }
+
+    def answer(self, logits: Tensor, names: Mapping[int, str]) -> dict[str, Any]:
+        """The number."""
+        return {"value": float(logits[0])}
 
     def baselines(self) -> dict[str, float]:
         """``mean``: the score of always answering the train rows' mean."""

@@ -11,12 +11,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from refarch import Data, Option, Task
 from refarch.architecture import validate_options
 from refarch.errors import DataError, RunError
+from refarch.pipeline.evaluation import collect
 from refarch.pipeline.splits import make_splits
+from refarch.pipeline.task import Question
 from refarch_text_classification import OPTIONS
 from refarch_text_classification.examples import Corpus, Examples, label_names, numbered
 from refarch_text_classification.source import read_corpus
@@ -190,14 +193,46 @@ class TextClassification(Task):
         test = (corpus.test or train).select(parts.test)
         return Splits(train.select(parts.train), corpus.validation or made, test, names)
 
+    def ask(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Question], batch_size: int
+    ) -> list[dict[str, Any]]:
+        """The label of each text, and the probability of every label.
+
+        Raises:
+            DataError: the tokenizer finds nothing in a text, or only some texts are pairs.
+        """
+        _ensure_pad_token(tokenizer)
+        pairs = [text for text in texts if not isinstance(text, str)]
+        if len(pairs) not in (0, len(texts)):
+            raise DataError("some texts are pairs and some are not", "ask with one text each, or with two each")
+        first = [pair[0] for pair in pairs] if pairs else [str(text) for text in texts]
+        rows = self._features(first, [pair[1] for pair in pairs] or None, tokenizer)
+        empty = [number for number, row in enumerate(rows, start=1) if not row["input_ids"]]
+        if empty:
+            raise DataError(f"text {empty[0]}: the tokenizer finds nothing in this text", "leave it out")
+        logits = collect(model, rows, self.collator(tokenizer), batch_size, ["logits"])["logits"]
+        names = {int(number): str(name) for number, name in (model.config.id2label or {}).items()}
+        return [self.answer(row, names) for row in logits]
+
+    def answer(self, logits: Tensor, names: Mapping[int, str]) -> dict[str, Any]:
+        """One text's answer.
+
+        Args:
+            logits: [labels].
+            names: of the labels by number.
+        """
+        probabilities = logits.softmax(dim=-1).tolist()
+        return {
+            "label": names[int(logits.argmax())],
+            "scores": {names[number]: value for number, value in enumerate(probabilities)},
+        }
+
     def _encode(self, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
-        longest = min(self.options["max_length"], tokenizer.model_max_length)
+        longest = self._longest(tokenizer)
         pairs = None if examples.pairs is None else list(examples.pairs)
-        encoded = tokenizer(list(examples.texts), pairs, truncation=True, max_length=longest)
         labels = self.targets(examples, self.splits.names)
-        rows = [
-            {**{key: values[i] for key, values in encoded.items()}, "labels": label} for i, label in enumerate(labels)
-        ]
+        features = self._features(list(examples.texts), pairs, tokenizer)
+        rows = [{**row, "labels": label} for row, label in zip(features, labels, strict=True)]
         for index, row in enumerate(rows):
             if not row["input_ids"]:
                 raise DataError(f"{examples.where(index)}: the tokenizer finds nothing in this text", "remove the row")
@@ -207,6 +242,15 @@ class TextClassification(Task):
                 "%s: %d of %d texts fill max_length=%d tokens or were cut", examples.source, full, len(rows), longest
             )
         return rows
+
+    def _features(
+        self, texts: list[str], pairs: list[str] | None, tokenizer: PreTrainedTokenizerBase
+    ) -> list[dict[str, Any]]:
+        encoded = tokenizer(texts, pairs, truncation=True, max_length=self._longest(tokenizer))
+        return [{key: values[row] for key, values in encoded.items()} for row in range(len(texts))]
+
+    def _longest(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        return int(min(self.options["max_length"], tokenizer.model_max_length))
 
 
 def _batch(pad: DataCollatorWithPadding, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,13 +7,13 @@ and LoRA's experiments (Li and Liang 2021, arXiv 2101.00190).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from refarch.errors import DataError
 from refarch.pipeline.files import Table
 from refarch.pipeline.sources import read_source, require_unique, shown
+from refarch.pipeline.splits import Items
 
 logger = logging.getLogger(__name__)
 PARTS = 3
@@ -30,24 +30,8 @@ class Example(NamedTuple):
     """Of its first row, for messages."""
 
 
-@dataclass(frozen=True)
-class Examples:
-    """One split.
-
-    Attributes:
-        items: each source once, in the order of the rows.
-        origin: the file or data set.
-    """
-
-    items: Sequence[Example]
-    origin: str
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def select(self, indices: Iterable[int]) -> Examples:
-        """These examples, in this order."""
-        return Examples([self.items[index] for index in indices], self.origin)
+Examples = Items[Example]
+"""One split."""
 
 
 def read_examples(options: Mapping[str, Any]) -> dict[str, Examples]:

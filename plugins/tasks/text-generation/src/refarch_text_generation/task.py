@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refarch import Data, Task
 from refarch.architecture import validate_options
-from refarch.errors import RunError
+from refarch.errors import DataError, RunError
 from refarch.pipeline.evaluation import generate, mean_loss
 from refarch.pipeline.prompts import (
     TEXT_KINDS,
@@ -25,9 +25,9 @@ from refarch.pipeline.prompts import (
     prompt_room,
 )
 from refarch.pipeline.splits import parted
-from refarch.pipeline.task import Rows
+from refarch.pipeline.task import Question, Rows
 from refarch_text_generation import OPTIONS
-from refarch_text_generation.examples import Examples, read_examples
+from refarch_text_generation.examples import Example, Examples, read_examples
 from refarch_text_generation.metrics import measure
 
 LOSS = "loss"
@@ -86,7 +86,7 @@ class TextGeneration(Task):
             self.options,
             seed,
             groups=lambda train: [" ".join(item.source.lower().split()) for item in train.items],
-            where=splits["train"].origin,
+            where=splits["train"].source,
         )
 
     def model_arguments(self) -> dict[str, Any]:
@@ -114,6 +114,26 @@ class TextGeneration(Task):
         loss = mean_loss(model, rows.pairs, self.collator(tokenizer), batch_size)
         if not math.isfinite(loss):
             raise RunError("the model's outputs are not finite", "train with a lower learning rate, or in float32")
+        texts = self._written(model, tokenizer, rows, batch_size)
+        return {**self.metrics(texts, rows.references), LOSS: loss}
+
+    def ask(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Question], batch_size: int
+    ) -> list[dict[str, Any]]:
+        """What the model writes for each text, in the task's prompt.
+
+        Raises:
+            DataError: a text is a pair.
+        """
+        if not all(isinstance(text, str) for text in texts):
+            raise DataError("one text is written from another, not from a pair", "ask with one text each")
+        items = [Example(str(text), ("",), f"text {number}") for number, text in enumerate(texts, start=1)]
+        rows = self._encode(Examples(items, "the texts"), tokenizer)
+        return [{"text": text} for text in self._written(model, tokenizer, rows, batch_size)]
+
+    def _written(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Asked, batch_size: int
+    ) -> list[str]:
         kind, own = TEXT_KINDS[self.formulation], self.options
         settings: dict[str, Any] = {"max_new_tokens": own["max_target"], "num_beams": own["beams"]}
         if own["beams"] > 1:
@@ -121,8 +141,7 @@ class TextGeneration(Task):
         if own["no_repeat_ngram"]:
             settings["no_repeat_ngram_size"] = own["no_repeat_ngram"]
         prompts = [pair_of(row, kind).prompt for row in rows.rows]
-        texts = generate(model, tokenizer, prompts, batch_size, **settings)
-        return {**self.metrics(texts, rows.references), LOSS: loss}
+        return generate(model, tokenizer, prompts, batch_size, **settings)
 
     def metrics(self, predictions: Any, labels: Any) -> dict[str, float]:
         """ROUGE, BLEU and chrF, in percent.
@@ -150,7 +169,7 @@ class TextGeneration(Task):
             [{"source": item.source} for item in examples.items],
             prompt_room(tokenizer, kind, own["max_length"], own["max_target"]),
             shorten="source",
-            source=examples.origin,
+            source=examples.source,
         )
         counts = [len(item.references) for item in examples.items]
         pairs = encode_pairs(
@@ -160,7 +179,7 @@ class TextGeneration(Task):
             kind,
             own["max_length"],
             own["max_target"],
-            source=examples.origin,
+            source=examples.source,
         )
         firsts = [0, *itertools.accumulate(counts)][:-1]
         return Asked([pairs[first] for first in firsts], pairs, [item.references for item in examples.items])

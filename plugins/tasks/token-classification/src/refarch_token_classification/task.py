@@ -8,16 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from seqeval import metrics as seqeval
+from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2, IOBES
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refarch import Data, Task
 from refarch.architecture import validate_options
-from refarch.errors import RunError
+from refarch.errors import DataError, RunError
 from refarch.pipeline.evaluation import collect
 from refarch.pipeline.prompts import pair_collator
 from refarch.pipeline.splits import parted
-from refarch.pipeline.task import Rows
+from refarch.pipeline.task import Question, Rows
 from refarch_token_classification import OPTIONS
 from refarch_token_classification.schemes import OUTSIDE, parts
 from refarch_token_classification.sentences import Sentences, read_corpus
@@ -92,6 +93,47 @@ class TokenClassification(Task):
             RunError: logits are not finite.
         """
         assert isinstance(rows, Windows)
+        tags = self._tagged(model, tokenizer, rows, batch_size, dict(enumerate(self.names)))
+        return self.metrics(tags, rows.tags)
+
+    def ask(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Question], batch_size: int
+    ) -> list[dict[str, Any]]:
+        """The words of each text (parted at blanks), a tag for each, and the entities that the tags make.
+
+        Raises:
+            DataError: a text is a pair, or the tokenizer does not tell which characters a token covers.
+            RunError: logits are not finite.
+        """
+        if not all(isinstance(text, str) for text in texts):
+            raise DataError("words of one text are tagged, not of a pair", "ask with one text each")
+        words = [str(text).split() for text in texts]
+        places = [f"text {number}" for number in range(1, len(words) + 1)]
+        blank = [[OUTSIDE] * len(own) for own in words]
+        names = {int(number): str(name) for number, name in (model.config.id2label or {}).items()}
+        rows = encode(
+            Sentences(words, blank, places, [None] * len(words), "the texts"),
+            tokenizer,
+            list(names.values()),
+            max_length=self.options["max_length"],
+            overlap=self.options["overlap"],
+            every_piece=False,
+        )
+        tags = self._tagged(model, tokenizer, rows, batch_size, names)
+        return [
+            {"words": own, "tags": found, "entities": _entities(own, found)}
+            for own, found in zip(words, tags, strict=True)
+        ]
+
+    def _tagged(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Windows,
+        batch_size: int,
+        names: Mapping[int, str],
+    ) -> list[list[str]]:
+        """The tags of each sentence, put together from its windows."""
         tags = [[OUTSIDE] * len(true) for true in rows.tags]
         logits = collect(model, rows, self.collator(tokenizer), batch_size, ["logits"])["logits"]
         for index, window in enumerate(logits):
@@ -101,8 +143,8 @@ class TokenClassification(Task):
                 raise RunError("the model's outputs are not finite", "train with a lower learning rate, or in float32")
             for word, best in zip(row["words"], own.argmax(dim=-1).tolist(), strict=True):
                 if word >= 0:
-                    tags[row["sentence"]][word] = self.names[best]
-        return self.metrics(tags, rows.tags)
+                    tags[row["sentence"]][word] = names[best]
+        return tags
 
     def metrics(self, predictions: Any, labels: Any) -> dict[str, float]:
         """Precision, recall and F1 of entities, micro-averaged, and the accuracy of tags, as seqeval has them.
@@ -135,6 +177,14 @@ class TokenClassification(Task):
         test = self.splits["test"]
         answers = [[usual.get(word, OUTSIDE) for word in words] for words in test.words]
         return {"lookup": self.metrics(answers, test.tags)["f1"]}
+
+
+def _entities(words: Sequence[str], tags: Sequence[str]) -> list[dict[str, Any]]:
+    """Entities as seqeval reads them from tags: kind, text, first word and the one after the last."""
+    return [
+        {"kind": kind, "text": " ".join(words[first : last + 1]), "start": first, "stop": last + 1}
+        for kind, first, last in get_entities(list(tags))
+    ]
 
 
 def _marked(sentences: Sentences) -> list[str]:

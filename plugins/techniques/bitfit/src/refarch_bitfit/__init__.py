@@ -20,6 +20,7 @@ SPEC = TechniqueSpec(
             parameters=("bias",),
         ),
     ),
+    training={"learning_rate": 3e-3},
 )
 
 

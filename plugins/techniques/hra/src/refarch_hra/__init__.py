@@ -26,7 +26,7 @@ HRA = TechniqueSpec(
     options=(
         Option(name="rank", type="integer", default=8, minimum=2, size=True, help="r, the number of reflections; even"),
     ),
-    training={"learning_rate": 3e-3},
+    training={"learning_rate": 1e-2},
 )
 
 

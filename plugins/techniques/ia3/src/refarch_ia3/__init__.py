@@ -29,7 +29,7 @@ IA3 = TechniqueSpec(
             provenance={"workspace": PAPER, "integration": PAPER},
         ),
     ),
-    training={"learning_rate": 3e-3},
+    training={"learning_rate": 1e-2},
 )
 
 

@@ -36,7 +36,7 @@ LOKR = TechniqueSpec(
             name="decompose_both", type="boolean", default=False, help="the first factor by rank r too, if it is large"
         ),
     ),
-    training={"learning_rate": 3e-3},
+    training={"learning_rate": 1e-2},
 )
 
 

@@ -7,7 +7,10 @@ Start       the adapter changes nothing; the prefix is random
 Parameters  2 l d_kv an attention, once folded, and 2 m d + m + d a feed-forward sublayer
 """
 
-from refarch import ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl
+from refarch_adapter import ADAPTER
+from refarch_prefix_tuning import PREFIX_TUNING
+
+from refarch import Option, Provenance, TechniqueSpec, hookimpl
 
 PAPER = Provenance(source="paper", reference="arXiv 2110.04366")
 
@@ -16,36 +19,16 @@ MAM = TechniqueSpec(
     summary="A prefix at attention and a scaled adapter parallel to the feed-forward sublayer",
     reference="He et al. 2022, arXiv 2110.04366",
     modules=(
-        ModuleSpec(
-            name="prefix",
+        PREFIX_TUNING.module(
+            "prefix",
             workspace=("attention.key_value", "cross_attention.key_value?"),
-            insertion="parallel",
-            integration="concatenation",
-            input_type="data",
-            adapted="addition",
-            intra="none",
-            inter="dynamic",
-            form="tokens",
-            function="refarch_prefix_tuning.function:Prefix",
             arguments={"length": "$length", "hidden": "$hidden"},
-            sharing="across model",
-            shared=("trunk.table", "trunk.hidden.weight", "trunk.hidden.bias"),
-            train_only=("trunk", "out"),
-            identity_at_start=False,
             provenance={"workspace": PAPER, "integration": PAPER},
         ),
-        ModuleSpec(
-            name="bottleneck",
-            workspace=("ffn",),
-            insertion="parallel",
-            integration="scaled addition",
-            input_type="hidden",
-            adapted="addition",
-            intra="dense",
-            inter="fixed",
-            form="mlp",
-            function="refarch_adapter.function:Bottleneck",
-            arguments={"bottleneck": "$bottleneck", "activation": "relu", "scale": "$scale", "dropout": "$dropout"},
+        ADAPTER.module(
+            "bottleneck",
+            preset="parallel",
+            arguments={"bottleneck": "$bottleneck", "scale": "$scale", "dropout": "$dropout"},
             provenance={"workspace": PAPER, "insertion": PAPER, "integration": PAPER},
         ),
     ),
@@ -58,6 +41,7 @@ MAM = TechniqueSpec(
             name="dropout", type="number", default=0.0, minimum=0, maximum=0.99, help="on the adapter's inner units"
         ),
     ),
+    training={"learning_rate": 1e-4},
 )
 
 

@@ -12,14 +12,17 @@ keys and values work head by head; here one reads the whole key or value.
 
 from typing import Any
 
+from refarch_ia3 import IA3
+from refarch_lora import LORA
+
 from refarch import ModuleSpec, Option, Provenance, Router, TechniqueSpec, hookimpl
 
 PAPER = Provenance(source="paper", reference="arXiv 2309.05444")
 CODE = Provenance(source="paper", reference="the code of arXiv 2309.05444")
 REFERENCE = "Zadouri et al. 2023, arXiv 2309.05444"
 
-EXPERTS = ModuleSpec(
-    name="low_rank",
+EXPERTS = LORA.module(
+    "low_rank",
     workspace=(
         "attention.query",
         "attention.key",
@@ -32,37 +35,16 @@ EXPERTS = ModuleSpec(
         "ffn.up",
         "ffn.down",
     ),
-    insertion="parallel",
-    integration="scaled addition",
-    input_type="hidden",
-    adapted="reparameterisation",
-    intra="dense",
     inter="dynamic",
-    form="linear",
-    function="refarch_lora.function:LoRA",
-    arguments={
-        "rank": "$rank",
-        "alpha": "$alpha",
-        "dropout": "$dropout",
-        "rank_stabilised": False,
-        "init": "kaiming",
-        "learning_rate_ratio": 1.0,
-    },
+    arguments={"rank": "$rank", "alpha": "$alpha", "dropout": "$dropout"},
+    learning_rate_scale={},
     routing="soft",
     router=Router(experts="$experts"),
     provenance={"workspace": CODE, "integration": PAPER, "routing": PAPER, "router": PAPER},
 )
-VECTORS = ModuleSpec(
-    name="factors",
-    workspace=("attention.key", "attention.value", "cross_attention.key?", "cross_attention.value?", "ffn.hidden"),
-    insertion="sequential",
-    integration="rescaling",
-    input_type="hidden",
-    adapted="reparameterisation",
-    intra="diagonal",
+VECTORS = IA3.module(
+    "factors",
     inter="dynamic",
-    form="vector",
-    function="refarch_ia3.function:Factors",
     routing="soft",
     router=Router(experts="$experts"),
     provenance={"workspace": PAPER, "integration": PAPER, "routing": PAPER, "router": PAPER},

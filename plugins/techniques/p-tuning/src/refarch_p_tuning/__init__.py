@@ -30,7 +30,7 @@ P_TUNING = TechniqueSpec(
         Option(name="encoder", type="string", default="mlp", choices=("mlp", "lstm"), help="what makes the tokens"),
         Option(name="hidden", type="integer", default=128, minimum=1, help="width of the encoder"),
     ),
-    training={"learning_rate": 3e-3},
+    training={"learning_rate": 1e-2},
 )
 
 

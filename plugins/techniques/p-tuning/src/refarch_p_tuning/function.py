@@ -8,6 +8,8 @@ Start       random
 Parameters  l d, once; the encoder is dropped at saving
 """
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
 
@@ -48,7 +50,8 @@ class EncodedPrompt(Function):
     @staticmethod
     def _states(lstm: nn.LSTM, table: Tensor) -> Tensor:
         """[l, d] -> [l, 2h], in the parameters' own precision: not every processor has an LSTM in autocast's."""
-        with torch.autocast(table.device.type, enabled=False):
+        # Autocast knows no meta device, on which shapes alone are asked for.
+        with contextlib.nullcontext() if table.is_meta else torch.autocast(table.device.type, enabled=False):
             return lstm(table)[0]
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ PREFIX_TUNING = TechniqueSpec(
         ),
     ),
     presets={},
-    training={"learning_rate": 3e-3},
+    training={"learning_rate": 3e-4},
 )
 
 

@@ -14,68 +14,41 @@ stands in the place of alpha / r there, so alpha = r here. Its means count paddi
 
 from typing import Any
 
-from refarch import Gate, ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl
+from refarch_adapter import ADAPTER
+from refarch_lora import LORA
+from refarch_prefix_tuning import PREFIX_TUNING
+
+from refarch import Gate, Option, Provenance, TechniqueSpec, hookimpl
 
 PAPER = Provenance(source="paper", reference="arXiv 2110.07577")
 CODE = Provenance(source="paper", reference="the code of arXiv 2110.07577")
 
 
-def _gated(**fields: Any) -> ModuleSpec:
-    own = {"workspace": PAPER, "gate": CODE, "inter": PAPER}
-    return ModuleSpec(inter="dynamic", gate=Gate(by="example"), provenance=own, **fields)
-
+GATED: dict[str, Any] = {
+    "inter": "dynamic",
+    "gate": Gate(by="example"),
+    "provenance": {"workspace": PAPER, "gate": CODE, "inter": PAPER},
+}
 
 UNIPELT = TechniqueSpec(
     name="unipelt",
     summary="A prefix, low-rank updates and an adapter, each under a gate that the example opens",
     reference="Mao et al. 2022, arXiv 2110.07577",
     modules=(
-        _gated(
-            name="prefix",
-            workspace=("attention.key_value",),
-            insertion="parallel",
-            integration="concatenation",
-            input_type="data",
-            adapted="addition",
-            intra="none",
-            form="tokens",
-            function="refarch_prefix_tuning.function:Prefix",
-            arguments={"length": "$length", "hidden": "$hidden"},
-            sharing="across model",
-            shared=("trunk.table", "trunk.hidden.weight", "trunk.hidden.bias"),
-            train_only=("trunk", "out"),
-            identity_at_start=False,
-        ),
-        _gated(
-            name="low_rank",
-            workspace=("attention.query", "attention.value"),
-            insertion="parallel",
+        PREFIX_TUNING.module("prefix", arguments={"length": "$length", "hidden": "$hidden"}, **GATED),
+        LORA.module(
+            "low_rank",
             integration="gated addition",
-            input_type="hidden",
-            adapted="reparameterisation",
-            intra="dense",
-            form="linear",
-            function="refarch_lora.function:LoRA",
-            arguments={
-                "rank": "$rank",
-                "alpha": "$rank",
-                "dropout": "$dropout",
-                "rank_stabilised": False,
-                "init": "kaiming",
-                "learning_rate_ratio": 1.0,
-            },
+            arguments={"rank": "$rank", "alpha": "$rank", "dropout": "$dropout"},
+            learning_rate_scale={},
+            **GATED,
         ),
-        _gated(
-            name="bottleneck",
-            workspace=("ffn.down",),
-            insertion="sequential",
+        ADAPTER.module(
+            "bottleneck",
+            preset="pfeiffer",
             integration="gated addition",
-            input_type="hidden",
-            adapted="addition",
-            intra="dense",
-            form="mlp",
-            function="refarch_adapter.function:Bottleneck",
-            arguments={"bottleneck": "$bottleneck", "activation": "relu", "scale": 1.0, "dropout": "$dropout"},
+            arguments={"bottleneck": "$bottleneck", "dropout": "$dropout"},
+            **GATED,
         ),
     ),
     options=(

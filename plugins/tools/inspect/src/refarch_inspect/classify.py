@@ -258,7 +258,7 @@ class Layer:
             self.placed[slot] = "before"
             output = self.found.get("attention.output")
             if kind == "ffn" and output and output.entry:
-                self.parallel = self._path(output) not in flow.sources(flow.nodes[path].read)
+                self.parallel = self._path(output) not in self._fed_through_norms(path, own)
             self._put(slot, path, "high", f"{first} reads it" + (f" (so do not {len(before) - 1})" * (len(before) > 1)))
             return
         end = self.found.get(last)
@@ -271,6 +271,15 @@ class Layer:
             self._put(slot, after[0], "high", f"it reads {what}")
         elif style != "before" or own:
             self._miss(slot, f"no single norm of the layer reads {last} or feeds {first}")
+
+    def _fed_through_norms(self, path: str, norms: set[str]) -> set[str]:
+        """What feeds a norm, also through other norms: one after the sublayer before, for example."""
+        found, left = set[str](), [path]
+        while left:
+            fed = set(self.norm_flow.sources(self.norm_flow.nodes[left.pop()].read)) - found
+            found |= fed
+            left += fed & norms
+        return found
 
     def _fed_by(self, slot: str) -> set[str]:
         finding = self.found[slot]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from typing import Any
 from refarch import ConfiguredTechnique, Registry
 from refarch.errors import RefarchError
 from refarch_compare import naming
-from refarch_compare.advise.costing import Backbone, Cost, largest
+from refarch_compare.advise.costing import Backbone, Cost
+from refarch_compare.cost.budget import nearest
 
 
 @dataclass(frozen=True)
@@ -128,16 +128,13 @@ def _within(backbone: Backbone, name: str, limits: Limits) -> Candidate:
         spec = technique.configure({**options, **extra})
         return Candidate(name, {**options, **extra}, spec, backbone.cost(spec), backbone.total, words)
 
-    found, smallest = at({}), False
-    size = next((option for option in technique.options if option.size and option.type == "integer"), None)
-    most, own = limits.trainable, found.spec.options[size.name] if size is not None else None
-    if size is not None and own is not None and most is not None and found.cost.trainable > most:
-        value = largest(size, own, lambda value: at({size.name: value}).cost.trainable, most)
-        if value is not None:
-            found = at({size.name: value}, f", with {size.name} {value} to keep the budget")
-        else:
-            with contextlib.suppress(RefarchError):  # the smallest may not suit the backbone's widths
-                found, smallest = at({size.name: max(1, int(size.minimum or 1))}), True
+    found, smallest, most = at({}), False, limits.trainable
+    if most is not None and found.cost.trainable > most:
+        solved = nearest(technique, options, lambda choice: at(choice).cost.trainable, most, at_most=True)
+        if solved.option is not None:
+            smallest = solved.parameters > most
+            words = "" if smallest else f", with {solved.option} {solved.value} to keep the budget"
+            found = at({solved.option: solved.value}, words)
     return dataclasses.replace(found, problems=limits.broken(found.cost, smallest))
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-from refarch import ConfiguredTechnique, Option, Registry
-from refarch.architecture import BackboneChoice
-from refarch.errors import RefarchError, UsageError, did_you_mean
+from refarch_inspect.source import find_config
+
+from refarch import ConfiguredTechnique, Registry
 
 TRAINED_COPIES = 4
 """What training keeps of each trained parameter with AdamW: itself, its gradient and two moments."""
@@ -39,28 +38,15 @@ class Backbone:
     """
 
     def __init__(self, name: str, task: str, registry: Registry) -> None:
-        import torch
-        import transformers
-
-        from refarch.pipeline.resolve import locate, quiet
+        from refarch_compare.cost.backbone import find
 
         self.name, self.registry = name, registry
-        source = locate(BackboneChoice(name=name), registry)
-        with quiet(), torch.device("meta"):
-            try:
-                config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
-            except (OSError, ValueError) as error:
-                models = [model.name for model in registry.models()]
-                raise UsageError(
-                    f"the configuration of the backbone {name!r} cannot be read: {str(error).splitlines()[0]}",
-                    f"give an installed model, a folder or a hub id that can be reached; {did_you_mean(name, models)}",
-                ) from None
-            self.family = registry.family_for(str(config.model_type))
-            auto_class, self.new_head = "AutoModel", False
-            if task in registry.names("task"):
-                way = registry.task(task).formulation(self.family.kind)
-                auto_class, self.new_head = way.auto_class, way.new_head
-            self.model = getattr(transformers, auto_class).from_config(config)
+        auto_class, self.new_head = "AutoModel", False
+        if task in registry.names("task"):
+            kind = registry.family_for(find_config(name, None, registry).model_type).kind
+            way = registry.task(task).formulation(kind)
+            auto_class, self.new_head = way.auto_class, way.new_head
+        self.model = find(name, registry, "float32", auto_class).model
         self.total = sum(parameter.numel() for parameter in self.model.parameters())
         self.bytes = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
 
@@ -78,7 +64,6 @@ class Backbone:
             adaptation = refarch.attach(
                 self.model,
                 technique,
-                family=self.family,
                 train_head=self.new_head and not technique.selects_head,
                 registry=self.registry,
             )
@@ -93,36 +78,3 @@ class Backbone:
             )
         finally:
             adaptation.detach()
-
-
-def largest(size: Option, below: int, trainable: Callable[[int], int], most: int) -> int | None:
-    """The largest size below ``below`` at which a technique trains at most ``most`` parameters.
-
-    Args:
-        size: the option that is the technique's size.
-        below: a size that is too large.
-        trainable: what it trains at a size; an error of the platform's where the size does not suit the backbone.
-        most: the budget.
-
-    Returns:
-        None where no size that was tried keeps it. Sizes are halved, and the last gap is halved in turn.
-    """
-
-    def keeps(value: int) -> bool:
-        try:
-            return trainable(value) <= most
-        except RefarchError:
-            return False
-
-    least = max(1, int(size.minimum or 1))
-    high = low = below
-    while low > least:
-        high, low = low, max(least, low // 2)
-        if keeps(low):
-            break
-    else:
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if keeps(middle) else (low, middle)
-    return low

@@ -111,7 +111,12 @@ def _model(backbone: str | PretrainedConfig | PreTrainedModel, registry: Registr
 
 
 def nearest(
-    spec: TechniqueSpec, options: Mapping[str, Any], count: Callable[[dict[str, Any]], int], budget: int
+    spec: TechniqueSpec,
+    options: Mapping[str, Any],
+    count: Callable[[dict[str, Any]], int],
+    budget: int,
+    *,
+    at_most: bool = False,
 ) -> Solved:
     """The size at which a technique has as near as possible ``budget`` trainable parameters.
 
@@ -120,6 +125,7 @@ def nearest(
         options: all other choices; a size among them is only where the search begins.
         count: trainable parameters with such choices; raises SpecError or SlotError for sizes that do not fit.
         budget: trainable parameters.
+        at_most: whether the budget is a limit, so that only what keeps it counts; the smallest where nothing does.
 
     Raises:
         SpecError: the technique cannot be had with these options at any size that was tried.
@@ -144,6 +150,9 @@ def nearest(
     if not fitting:
         count(dict(options))  # says why
         raise SpecError(f"technique {spec.name!r} fits at no size of {option.name!r} that was tried")
+    kept = [each for each in fitting if each[2] <= budget]
+    if at_most:
+        fitting = kept or [min(fitting, key=lambda each: (each[2], each[1]))]
     _, size, parameters = min(fitting)
     return Solved(parameters, {**options, option.name: size}, option.name, size)
 

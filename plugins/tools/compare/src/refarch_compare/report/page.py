@@ -10,6 +10,7 @@ from typing import Any
 
 import refarch
 from refarch_compare import svg
+from refarch_compare.diagram.draw import diagram
 from refarch_compare.report import rank_picture
 from refarch_compare.report.figures import SHOWN
 from refarch_compare.report.payload import payload
@@ -21,6 +22,10 @@ from refarch_compare.report.statistics import Comparison, Ranks
 
 SCRIPTS = ("base", "filter", "table", "chart", "tradeoff", "curves", "page")
 """In the order in which they run."""
+
+
+UNFOLDED = 12
+"""The layers of more techniques than these are shown on demand."""
 
 
 def html(report: Report) -> str:
@@ -123,6 +128,8 @@ def _tables(report: Report) -> dict[str, Any]:
         "ranks": [_ranks(found) for found in report.ranks],
         "typology": typology(report.structures),
         "pictures": pictures,
+        "layers": [{"title": name, "source": source(diagram([(name, spec)]))} for name, spec in report.techniques],
+        "folded": len(report.techniques) > UNFOLDED,
         "relation": relation(report.relation),
     }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from refarch import Registry
+from refarch import ConfiguredTechnique, Registry
 from refarch.errors import RefarchError, UsageError
 from refarch.files import read_json
 from refarch_compare.evidence.query import select
@@ -36,10 +36,15 @@ class Report:
     ranks: tuple[Ranks, ...]
     relation: Relation | str
     """Structure related to scores, or why it is not."""
-    structures: tuple[tuple[str, Structure], ...]
-    """Of each structure that differs: the name of a result, and itself."""
+    techniques: tuple[tuple[str, ConfiguredTechnique], ...]
+    """Of each structure that differs: the name of a result, and the spec."""
     failed: tuple[Problem, ...]
     notes: tuple[str, ...]
+
+    @functools.cached_property
+    def structures(self) -> tuple[tuple[str, Structure], ...]:
+        """The structures that differ, by name."""
+        return tuple((name, structure(spec, name)) for name, spec in self.techniques)
 
     @property
     def ordered(self) -> list[Result]:
@@ -124,22 +129,21 @@ def make(
         comparisons=tuple(comparisons(results, alpha)),
         ranks=tuple(ranks(results, alpha)),
         relation=relation,
-        structures=_structures(results.results),
+        techniques=_techniques(results.results),
         failed=tuple(_failures(map(Path, roots))),
         notes=tuple(_notes(map(Path, roots))),
     )
 
 
-def _structures(results: Iterable[Result]) -> tuple[tuple[str, Structure], ...]:
-    """The structures that differ, each under the first name that it has."""
-    found: dict[Any, tuple[str, Structure]] = {}
+def _techniques(results: Iterable[Result]) -> tuple[tuple[str, ConfiguredTechnique], ...]:
+    """A spec for each structure that differs, under the first name that it has."""
+    found: dict[str, tuple[str, ConfiguredTechnique]] = {}
     for result in results:
         for spec in result.rows[0].specs if len(result.rows[0].specs) == 1 else ():
-            own = structure(spec, result.name)
-            key = str([module | {"module": ""} for module in own.plain()])
+            key = str([module | {"module": ""} for module in structure(spec, result.name).plain()])
             taken = {name for name, _ in found.values()}
             name = f"{result.name}, {result.setting.problem}" if result.name in taken else result.name
-            found.setdefault(key, (name, own))
+            found.setdefault(key, (name, spec))
     return tuple(found.values())
 
 

@@ -1,0 +1,74 @@
+"""``refarch library``: a group whose commands are imported when they are invoked."""
+
+from __future__ import annotations
+
+import importlib
+from typing import NoReturn
+
+import click
+
+PARTS = {
+    "add": ("refarch_library.commands.keep:add", "Add what a finished run has trained."),
+    "check": ("refarch_library.commands.keep:check", "Check entries: files, statements, installed plugins, the base."),
+    "list": ("refarch_library.commands.find:list_", "All entries."),
+    "port": ("refarch_library.commands.port:command", "Move an entry to another backbone of compatible slots."),
+    "pull": ("refarch_library.commands.share:pull", "Copy an entry from a hub repository, a URL or a folder."),
+    "push": ("refarch_library.commands.share:push", "Copy an entry to a hub repository, a URL or a folder."),
+    "remove": ("refarch_library.commands.keep:remove", "Delete entries."),
+    "search": ("refarch_library.commands.find:search", "Entries by technique, slot, backbone, task, score."),
+    "show": ("refarch_library.commands.find:show", "All that one entry says about itself."),
+    "transfer-matrix": ("refarch_library.commands.matrix:command", "The score of each entry on each task."),
+}
+"""Each command's import path and its line in ``--help`` (so that help imports none of them)."""
+
+HELP = """A library of finetuned modules that outlive the run that made them.
+
+An entry is a folder that describes itself: structure, slots, shapes, base, versions, licence, and the run's evidence.
+The library is a folder of entries: --library, or the variable REFARCH_LIBRARY, or ./library. `refarch predict` uses
+entries.
+
+\b
+Examples:
+  refarch library add runs/first --licence MIT
+  refarch library search --technique lora --slot 'attention.*' --score '>=0.8'
+  refarch library push lora-sst2-minilm-seed0 hf://me/lora-sst2
+  refarch library pull hf://me/lora-sst2
+  refarch library port lora-sst2-minilm-seed0 --to ./another-model
+"""
+
+
+class Parts(click.Group):
+    """The commands in :data:`PARTS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(PARTS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in PARTS:
+            return None
+        module, _, name = PARTS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in PARTS and not args[0].startswith("-"):
+            _unknown(args[0])
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, PARTS[name][1]) for name in sorted(PARTS)])
+
+
+def _unknown(name: str) -> NoReturn:
+    from refarch.errors import UnknownNameError, did_you_mean
+
+    raise UnknownNameError(f"refarch library has no command {name!r}", did_you_mean(name, PARTS))
+
+
+@click.group("library", cls=Parts, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """The group; its help text is :data:`HELP`."""

@@ -1,0 +1,1 @@
+"""Modules on other backbones and on other tasks."""
