@@ -69,7 +69,7 @@ def test_a_pickle_in_disguise_and_a_bomb_are_refused(lora: Path) -> None:
     _refused(lora, "no valid safetensors")
     path.write_bytes(whole)
     (lora / "adapter_config.json").write_text("[" * 200_000 + "]" * 200_000)
-    _refused(lora, "not valid JSON")
+    _refused(lora, "nested too deeply")
     (lora / "adapter_config.json").write_text('{"peft_type": "LORA", "r": "' + "9" * 2**24 + '"}')
     _refused(lora, "at most")
 
