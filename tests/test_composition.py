@@ -208,3 +208,31 @@ def test_rows_are_asked_for_and_checked() -> None:
         model(**batch)
     with composition.disabled():
         model(**batch)
+
+
+@pytest.mark.parametrize("inside", ["adapter", "unipelt", "tiny-attention", "loreft"])
+@pytest.mark.parametrize("composed", [True, False], ids=["in a stack", "attached before"])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_what_runs_inside_a_split_may_have_noted_something_for_all_rows(
+    family: str, composed: bool, inside: str
+) -> None:
+    """A factor on the input of ``ffn.down`` asks for the map inside it a second time, for its own rows."""
+    tiny = made(family)
+    model = tiny.model()
+    options = {"adapter": {"preset": "parallel"}, "loreft": {"first": 2, "last": 1}}.get(inside, {})
+    for seed, (name, technique) in enumerate({"p": inside, "a": "ia3", "b": "lora", "c": "prefix-tuning"}.items()):
+        adaptation = refarch.attach(model, technique, name=name, seed=seed, **(options if name == "p" else {}))
+        spread(adaptation, seed)
+    rows = ["a", "b", None, "c", "a"]
+    batch = tiny.batch(model, lengths=[7, 5, 7, 6, 4])
+    composition = refarch.compose(model, "stack(p, split(a, b, c))" if composed else "split(a, b, c)")
+    with torch.no_grad(), composition.rows(rows):
+        mixed = primary(model(**batch))
+    composition.detach(parts=False)
+    for number, name in enumerate(rows):
+        for adaptation in refarch.adaptations(model):
+            adaptation.enabled = adaptation.name in ("p", name)
+        with torch.no_grad():
+            want = primary(model(**row(batch, number)))[0]
+        real = batch["attention_mask"][number].bool()
+        torch.testing.assert_close(mixed[number][real], want[real], rtol=1e-4, atol=1e-5)

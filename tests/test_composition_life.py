@@ -367,3 +367,30 @@ def test_a_model_is_copied_with_its_composition() -> None:
     other = refarch.compositions(clone)[0]
     with other.rows(["a", "c"]):
         assert torch.equal(outputs(clone, batch), want)
+
+
+def test_merged_weights_come_back_in_order() -> None:
+    tiny = made("llama")
+    model = tiny.model()
+    base = {name: p.detach().clone() for name, p in model.named_parameters()}
+    composition = refarch.compose(model, "sum(lora: 0.5)", {"lora": "lora"})
+    spread(composition, 1)
+    composition.merge()
+    later = refarch.attach(model, "ia3")
+    spread(later, 2)
+    later.merge()
+    with pytest.raises(CompositionError, match="'ia3' was merged into the same weights since"):
+        composition.unmerge()
+    later.unmerge()
+    later.detach()
+    copies = refarch.attach(model, "full")
+    with pytest.raises(CompositionError, match="trains a copy"):
+        composition.unmerge()
+    copies.detach()
+    composition.unmerge()
+    copies = refarch.attach(model, "full")
+    with pytest.raises(CompositionError, match="a selection trains a copy"):
+        composition.merge()
+    copies.detach()
+    composition.detach()
+    assert all(torch.equal(p, base[name]) for name, p in model.named_parameters())

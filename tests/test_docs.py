@@ -50,7 +50,7 @@ def test_the_matrix_allows_what_the_design_lists(generated):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/composition.md"])
 def test_marked_code_runs(page, tmp_path):
     code = "\n".join(MARKED.findall((ROOT / page).read_text(encoding="utf-8")))
     assert code

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -119,3 +121,16 @@ def refuse_part(part: Adaptation, what: str) -> None:
             f"adaptation {part.name!r} is a part of composition {composition.name!r}; cannot {what} it alone",
             f"detach or {what} the composition, or disable the part",
         )
+
+
+@contextlib.contextmanager
+def quiet(model: nn.Module, but: Sequence[Adaptation] = ()) -> Iterator[None]:
+    """While inside, no adaptations of a model take part but some, which do."""
+    before = {part: part.enabled for part in adaptations(model) if part.state == "attached"}
+    for part in before:
+        part.enabled = part in but
+    try:
+        yield
+    finally:
+        for part, enabled in before.items():
+            part.enabled = enabled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,10 @@ from refarch.errors import CompositionError
 
 if TYPE_CHECKING:
     from refarch.engine.adaptation import Adaptation
+    from refarch.engine.compose.composition import Composition
+
+    Owner: TypeAlias = Adaptation | Composition
+    """What is merged."""
 
 _KEY = "_refarch_merged"
 Kept = list[tuple[nn.Module, Tensor, Tensor | None]]
@@ -34,8 +38,8 @@ def _overlap(one: Merged, other: Merged) -> bool:
     return bool(modules or one.selected.keys() & other.selected.keys())
 
 
-def _log(adaptation: Adaptation) -> list[tuple[Adaptation, Merged]]:
-    found: list[tuple[Adaptation, Merged]] = adaptation.model.__dict__.setdefault(_KEY, [])
+def _log(adaptation: Owner) -> list[tuple[Owner, Merged]]:
+    found: list[tuple[Owner, Merged]] = adaptation.model.__dict__.setdefault(_KEY, [])
     return found
 
 
@@ -43,7 +47,7 @@ def reasons(adaptation: Adaptation, in_memory: bool = True) -> list[str]:
     """See :meth:`Adaptation.merge_reasons`."""
     found = []
     twice = tied(adaptation.model)
-    copied = {id(item.current) for item in adaptation.model.__dict__.get(selection._KEY, {}).values()}
+    copied = copies_in_place(adaptation.model)
     for binding in adaptation.bound:
         reason = binding.merge_reason(in_memory)
         if not reason and isinstance(binding, Bound):
@@ -55,6 +59,11 @@ def reasons(adaptation: Adaptation, in_memory: bool = True) -> list[str]:
         if len(owners) > 1:
             found.append(f"{path}: several adaptations select it ({', '.join(o.name for o in owners)})")
     return found
+
+
+def copies_in_place(model: nn.Module) -> set[int]:
+    """The copies that selections have put in the place of base parameters, by identity."""
+    return {id(item.current) for item in model.__dict__.get(selection._KEY, {}).values()}
 
 
 def _not_its_own(binding: Bound, twice: dict[int, str], copied: set[int]) -> str:
@@ -80,6 +89,8 @@ def _order(binding: Bound) -> str:
                 f" detach {other.owner.name!r} first"
             )
         if not isinstance(other, (Bound, Carrier)):
+            if other.owner.status == "merged":  # type: ignore[attr-defined]
+                continue  # it is in the weights already
             return "a composition was attached before and runs inside it; detach that first"
         if isinstance(other, Bound) and other.owner is not binding.owner and not binding.commutes(other):
             return (
@@ -151,20 +162,37 @@ def merge(adaptation: Adaptation) -> None:
     _log(adaptation).append((adaptation, Merged(kept, before)))
 
 
+def keep(owner: Owner, kept: Kept) -> None:
+    """Note what stood in weights before something was merged into them."""
+    _log(owner).append((owner, Merged(kept, {})))
+
+
 @torch.no_grad()
-def unmerge(adaptation: Adaptation) -> None:
-    """See :meth:`Adaptation.unmerge`."""
-    log = _log(adaptation)
-    position = next(i for i, (owner, _) in enumerate(log) if owner is adaptation)
+def give_back(owner: Owner) -> Merged:
+    """Put back what stood in the weights that something was merged into, and forget it.
+
+    Raises:
+        CompositionError: something else was merged into them since, or trains a copy of what they are now.
+    """
+    log = _log(owner)
+    position = next(i for i, (other, _) in enumerate(log) if other is owner)
     own = log[position][1]
     for later, merged in log[position + 1 :]:
         if _overlap(own, merged):
             raise CompositionError(
-                f"adaptation {later.name!r} was merged into the same weights since", f"unmerge {later.name!r} first"
+                f"{later.name!r} was merged into the same weights since", f"unmerge {later.name!r} first"
             )
-    _refuse_copies(adaptation, own)
+    _refuse_copies(owner, own)
     for module, weight, bias in own.weights:
         write_weight(module, weight, bias)
+    _forget(owner, log)
+    return own
+
+
+@torch.no_grad()
+def unmerge(adaptation: Adaptation) -> None:
+    """See :meth:`Adaptation.unmerge`."""
+    own = give_back(adaptation)
     parameters = dict(adaptation.model.named_parameters())
     for path, tensor in own.selected.items():
         parameters[path].copy_(tensor)
@@ -174,10 +202,9 @@ def unmerge(adaptation: Adaptation) -> None:
         _innermost(binding)
     found = {path: parameters[path] for path in adaptation.copies}
     selection.take(adaptation, found, adaptation.copies)
-    _forget(adaptation, log)
 
 
-def _refuse_copies(adaptation: Adaptation, merged: Merged) -> None:
+def _refuse_copies(adaptation: Owner, merged: Merged) -> None:
     """Where a selection has put a copy of a merged weight since, writing the original back would overwrite that."""
     names = {id(parameter): path for path, parameter in adaptation.model.named_parameters()}
     written = [p for module, _, _ in merged.weights for p in module._parameters.values() if p is not None]
@@ -191,7 +218,7 @@ def _refuse_copies(adaptation: Adaptation, merged: Merged) -> None:
             )
 
 
-def _forget(adaptation: Adaptation, log: list[tuple[Adaptation, Merged]]) -> None:
+def _forget(adaptation: Owner, log: list[tuple[Owner, Merged]]) -> None:
     log[:] = [(owner, merged) for owner, merged in log if owner is not adaptation]
     if not log:
         del adaptation.model.__dict__[_KEY]

@@ -43,9 +43,8 @@ def combine(
         registry: where techniques are looked up.
 
     Raises:
-        CompositionError: it is impossible for these parts; the slots and the properties in conflict are named. The
-        model
-            is as it was.
+        CompositionError: it is impossible for these parts; slots and properties in conflict
+            are named. The model is as it was.
     """
     operator = read_expression(expression)
     if not isinstance(operator, WEIGHT):

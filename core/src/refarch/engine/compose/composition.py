@@ -21,6 +21,7 @@ from refarch.engine.compose.places import Group
 from refarch.engine.compose.rows import Names, Rows, State
 from refarch.engine.compose.rules import refuse_impossible, refuse_unreadable
 from refarch.engine.dispatch import Dispatcher
+from refarch.engine.merge import give_back, keep
 from refarch.engine.plan import seeded
 from refarch.errors import CompositionError, did_you_mean
 
@@ -60,7 +61,6 @@ class Composition:
         self.state = State()
         self._enabled = True
         self._known: dict[Names, Rows] = {}
-        self._kept: merging.Kept = []
         self.status: Literal["attached", "merged", "detached"] = "detached"
         self.tree = Tree()
         self._refuse_shared(self.parts)
@@ -317,14 +317,19 @@ class Composition:
             CompositionError: it is no weight somewhere; the slots and reasons are named. Nothing was changed.
         """
         self._require()
-        self._kept = merging.merge(self)
+        next(iter(self.parts.values())).base_fingerprint()  # of the base as it is before
+        keep(self, merging.merge(self))
         self.status = "merged"
 
     def unmerge(self) -> None:
-        """Put the base weights back, bit for bit."""
+        """Put the base weights back, bit for bit.
+
+        Raises:
+            CompositionError: something else was merged into the same weights since.
+        """
         self._require("merged")
-        merging.unmerge(self._kept)
-        self._kept, self.status = [], "attached"
+        give_back(self)
+        self.status = "attached"
 
     def save(self, folder: str | Path, *, for_training: bool = False) -> Path:
         """Save it with its parts to one folder, which :func:`refarch.load_composition` reads. Overwriting is atomic.

@@ -98,7 +98,8 @@ def _save_part(part: Adaptation, folder: Path, for_training: bool) -> SavedPart:
         part.save(temporary, for_training=for_training)
         digest = hashlib.sha256((temporary / checkpoint.FILE).read_bytes()).hexdigest()
         target = folder / f"{part.name}-{digest[:12]}"
-        if not target.exists():
+        if not _whole(target):
+            shutil.rmtree(target, ignore_errors=True)
             os.chmod(temporary, 0o755)
             os.replace(temporary, target)
         return SavedPart(folder=target.name, sha256=digest)
@@ -106,6 +107,15 @@ def _save_part(part: Adaptation, folder: Path, for_training: bool) -> SavedPart:
         raise SaveError(f"could not write {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a part has been saved there before, and is undamaged."""
+    try:
+        checkpoint.read(folder)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _forget_old(folder: Path, described: SavedComposition) -> None:
@@ -116,7 +126,12 @@ def _forget_old(folder: Path, described: SavedComposition) -> None:
             if old.name != described.tensors:
                 old.unlink()
         for old in (folder / PARTS).iterdir():
-            if old.name not in kept and (old / checkpoint.FILE).is_file() and not old.is_symlink():
+            if (
+                old.name not in kept
+                and not old.name.startswith(".")
+                and (old / checkpoint.FILE).is_file()
+                and not old.is_symlink()
+            ):
                 shutil.rmtree(old, ignore_errors=True)
 
 
@@ -193,9 +208,8 @@ def load_composition(
         registry: where names are looked up.
 
     Raises:
-        CheckpointError: the files are truncated or altered, or the base, slots, shapes or functions differ. The model
-        is
-            untouched.
+        CheckpointError: the files are truncated or altered, or the base, slots, shapes or functions differ.
+            The model is untouched.
     """
     folder = Path(folder)
     saved, tensors = read(folder)

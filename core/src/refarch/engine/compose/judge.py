@@ -25,7 +25,7 @@ from refarch.architecture.expression import (
     to_text,
 )
 from refarch.engine.adaptation import Adaptation
-from refarch.engine.attached import adaptations, compositions_with, unused_name
+from refarch.engine.attached import compositions_with, quiet, unused_name
 from refarch.engine.compose.arithmetic import weights_of
 from refarch.engine.compose.composition import Composition
 from refarch.engine.compose.made import Made, attach_made
@@ -209,16 +209,13 @@ def _output_error(
 @contextlib.contextmanager
 def _only(model: PreTrainedModel, chosen: list[Adaptation]) -> Iterator[None]:
     """While inside, some adaptations alone take part, and nothing drops."""
-    before, was = {part: part.enabled for part in adaptations(model)}, model.training
+    was = model.training
     model.eval()
-    for part in before:
-        part.enabled = part in chosen
     try:
-        yield
+        with quiet(model, chosen):
+            yield
     finally:
         model.train(was)
-        for part, enabled in before.items():
-            part.enabled = enabled
 
 
 def _output(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:

@@ -45,9 +45,8 @@ def compose(
 
     Raises:
         SpecError: the expression cannot be read.
-        CompositionError: a part is missing, or the expression is impossible for these parts; the slots and the
-        properties
-            in conflict are named. The model is as it was.
+        CompositionError: a part is missing, or the expression is impossible for these parts; the slots and
+            properties in conflict are named. The model is as it was.
     """
     wanted = read_expression(expression)
     if isinstance(wanted, WEIGHT):

@@ -9,37 +9,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 
 from refarch.engine.adaptation import Adaptation
 from refarch.engine.attached import adaptations
 from refarch.engine.compose.places import Group
 from refarch.engine.integrate import Bound, Carrier
 from refarch.engine.linear import plain_reason, read_weight, write_weight
-from refarch.engine.merge import tied
+from refarch.engine.merge import Kept, copies_in_place, tied
 from refarch.errors import CompositionError, SaveError
 
 if TYPE_CHECKING:
     from refarch.engine.compose.composition import Composition
 
-Kept = list[tuple[nn.Module, Tensor, Tensor | None]]
-
 
 def merge_reasons(composition: Composition) -> list[str]:
     """Why a composition cannot be merged into the base weights; empty if it can, exactly."""
     found = []
-    twice = tied(composition.model)
+    twice, copied = tied(composition.model), copies_in_place(composition.model)
     for part in composition.parts.values():
         found += [f"{path}: {part.name!r} selects it; merge that part alone" for path in list(part.copies)[:1]]
     for group in composition.groups:
         if not group.place.carries_only:
-            reason = _reason(group, twice)
+            reason = _reason(group, twice, copied)
             if reason:
                 found.append(reason)
     return found
 
 
-def _reason(group: Group, twice: dict[int, str]) -> str:
+def _reason(group: Group, twice: dict[int, str], copied: set[int]) -> str:
     place = group.place
     if place.kind != "module":
         binding = group.covered[0]
@@ -55,6 +52,8 @@ def _reason(group: Group, twice: dict[int, str]) -> str:
             parameter = place.module._parameters.get(name)
             if parameter is not None and id(parameter) in twice:
                 return f"{place.site.address}: its {name} is tied: it stands at {twice[id(parameter)]}"
+            if parameter is not None and id(parameter) in copied:
+                return f"{place.site.address}: a selection trains a copy of its {name}; merge or detach that first"
     others = [item for item in place.before() if item.enabled and not isinstance(item, Carrier)]
     if others:
         name = getattr(others[0], "owner", others[0]).name
@@ -94,12 +93,6 @@ def merge(composition: Composition) -> Kept:
         kept.append((module, read_weight(module).clone(), None if bias is None else bias.clone()))
         write_weight(module, weight, moved)
     return kept
-
-
-def unmerge(kept: Kept) -> None:
-    """Put the weights back, bit for bit."""
-    for module, weight, bias in kept:
-        write_weight(module, weight, bias)
 
 
 def export(item: Adaptation | Composition, folder: str | Path) -> Path:

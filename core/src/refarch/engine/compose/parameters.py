@@ -10,6 +10,7 @@ from torch import Tensor
 from refarch.architecture.expression import Dare, Operator, Ties, to_text
 from refarch.engine import plan as planning
 from refarch.engine.adaptation import Adaptation
+from refarch.engine.attached import quiet
 from refarch.engine.compose.arithmetic import combined, weights_of
 from refarch.engine.compose.made import Made
 from refarch.engine.compose.updates import low_rank, updates, weight_reasons
@@ -85,7 +86,8 @@ def _doing_nothing(part: Adaptation) -> dict[str, Tensor]:
     device = part.model.device
     starts = []
     for seed in (0, 1):  # what differs between two seeds is random, and no start that does nothing
-        plan = planning.build(part.resolver, part.technique, seed, None, device)
+        with quiet(part.model):  # a start from the weight is one from the base's own
+            plan = planning.build(part.resolver, part.technique, seed, None, device)
         starts.append(
             {
                 f"{i.spec.name}.{i.site.address}.{n}": p

@@ -135,9 +135,7 @@ class Group:
     def __init__(self, owner: Composition, place: Place, root: Node) -> None:
         self.owner, self.place, self.root = owner, place, root
         self.covered = [binding for leaf in root.leaves() for binding in leaf.bindings]
-        self.carriers = root.carriers()
-        for carrier in self.carriers:
-            carrier.keeps = True
+        self.carriers: list[Carrier] = []
 
     @property
     def enabled(self) -> bool:
@@ -166,6 +164,11 @@ class Group:
 
     def attach(self) -> None:
         """Run in the parts' place."""
+        # What is inside may be asked for several times, too, be it of this composition or attached before.
+        before = [getattr(item, "carrier", None) for item in self.place.before()]
+        self.carriers = [*self.root.carriers(), *(carrier for carrier in before if carrier is not None)]
+        for carrier in self.carriers:
+            carrier.keeps = True
         self.place.group = self
         for binding in self.covered:
             binding.group = self
