@@ -56,7 +56,7 @@ def rows(data: Path, made: Path) -> list[Row]:
     e2e = {"train": f"{data}/e2e_nlg/devset.csv", "test": f"{data}/e2e_nlg/testset_w_refs.csv"}
     gsm = {"train": f"{data}/gsm8k/train.jsonl", "test": f"{data}/gsm8k/test.jsonl"}
     short = {"validation_size": 0.0}
-    wnut = {"train_limit": 1500, "test_limit": 600}
+    wnut = {"train_limit": 1000, "test_limit": 500}
     common: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         (
             "movie-snippets",
@@ -64,21 +64,21 @@ def rows(data: Path, made: Path) -> list[Row]:
             {"train": f"{data}/vader_sentiment/movieReviewSnippets.tsv", "train_limit": 1500, "test_limit": 800},
             {"epochs": 2},
         ),
-        ("sts-b", "text-regression", {**sts, "train_limit": 1500, "test_limit": 600}, {"epochs": 2}),
+        ("sts-b", "text-regression", {**sts, "train_limit": 1000, "test_limit": 500}, {"epochs": 2}),
         (
             "wnut17",
             "token-classification",
             {"train": f"{data}/wnut17/train.conll", "test": f"{data}/wnut17/test.conll", **wnut},
             {"epochs": 3},
         ),
-        ("arc-easy", "llm-adapters-commonsense", {**arc, "train_limit": 600, "test_limit": 400}, {"epochs": 2}),
+        ("arc-easy", "llm-adapters-commonsense", {**arc, "train_limit": 400, "test_limit": 300}, {"epochs": 2}),
     ]
     found = [
         Row(name, task, kind, {**short, **options}, training)
         for name, task, options, training in common
         for kind in MODELS
     ]
-    answers = {"train": f"{data}/xquad_en/xquad.en.json", "train_limit": 400, "test_limit": 150, **short}
+    answers = {"train": f"{data}/xquad_en/xquad.en.json", "train_limit": 300, "test_limit": 120, **short}
     writing: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         ("xquad", "question-answering", {**answers, "max_answer": 12}, {"epochs": 4}),
         (
@@ -97,7 +97,7 @@ def rows(data: Path, made: Path) -> list[Row]:
         (
             "gsm8k",
             "instruction-tuning",
-            {**gsm, "prompt_column": "question", "answer_column": "answer", "train_limit": 1000, "test_limit": 200},
+            {**gsm, "prompt_column": "question", "answer_column": "answer", "train_limit": 600, "test_limit": 150},
             {"epochs": 1},
         ),
     ]

@@ -15,7 +15,7 @@ from refarch.architecture import ModuleSpec, parse_slot
 from refarch.architecture.base import Spec
 from refarch.architecture.fingerprint import Fingerprint
 from refarch.engine import schedule, selection
-from refarch.engine.attached import RESERVED, Attached, Tree
+from refarch.engine.attached import Attached, Tree, compositions_with, refuse_part
 from refarch.engine.attending import AttendingBound
 from refarch.engine.attention import KeyValueBound
 from refarch.engine.fingerprint import fingerprint
@@ -157,6 +157,11 @@ class Adaptation:
         """This adaptation's own parameters."""
         return (parameter for _, parameter in self.named_parameters())
 
+    def modules(self) -> tuple[ModuleSpec, ...]:
+        """The module specs that are at work, with options decided; the selection of a head that trains along too."""
+        own = tuple(map(self.technique.decided, self.technique.technique.modules))
+        return (*own, HEAD) if self.train_head else own
+
     def functions(self) -> Iterator[tuple[str, Function]]:
         """The functions by address."""
         for insertion in self.insertions:
@@ -237,6 +242,11 @@ class Adaptation:
         self._enabled = value
         selection.refresh(self.model)
 
+    @property
+    def active(self) -> bool:
+        """Whether it is enabled, and so is each composition that it is a part of."""
+        return self._enabled and all(composition.active for composition in compositions_with(self))
+
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
         """While inside, the model computes without this adaptation."""
@@ -256,6 +266,7 @@ class Adaptation:
             CompositionError: it is merged; ``unmerge()`` first, or ``commit()`` to keep the merged weights.
         """
         self._require("attached", "detach")
+        refuse_part(self, "detach")
         for binding in reversed(self.bound):
             binding.detach()
         if self.copies:
@@ -309,6 +320,7 @@ class Adaptation:
         from refarch.engine.merge import merge
 
         self._require("attached", "merge")
+        refuse_part(self, "merge")
         merge(self)
 
     def unmerge(self) -> None:
@@ -383,18 +395,3 @@ class Adaptation:
     def __repr__(self) -> str:
         model = type(self.model).__name__
         return f"<Adaptation {self.name!r}: {self.technique.name} on {model}, {self.count():,} trainable, {self.state}>"
-
-
-def adaptations(model: nn.Module) -> tuple[Adaptation, ...]:
-    """The adaptations on a model, in the order of attachment."""
-    container = Attached.of(model)
-    return tuple(container.order) if container else ()
-
-
-def unused_name(model: nn.Module, wanted: str) -> str:
-    """``wanted``, or ``wanted-2`` and so on if the model has an adaptation of that name."""
-    taken = {adaptation.name for adaptation in adaptations(model)} | RESERVED
-    name, number = wanted, 2
-    while name in taken:
-        name, number = f"{wanted}-{number}", number + 1
-    return name

@@ -13,12 +13,13 @@ from refarch.architecture import ConfiguredTechnique, FamilySpec, TechniqueSpec
 from refarch.engine import checkpoint as files
 from refarch.engine import origin
 from refarch.engine import plan as planning
-from refarch.engine.adaptation import Adaptation, Source, adaptations, unused_name
-from refarch.engine.attached import RESERVED
+from refarch.engine.adaptation import Adaptation, Source
+from refarch.engine.attached import adaptations, taken_names, unused_name
 from refarch.engine.fingerprint import fingerprint
+from refarch.engine.given import GIVEN
 from refarch.engine.quantised import refuse_without_gradients
 from refarch.engine.sites import Resolver
-from refarch.errors import CompositionError, SpecError, UsageError
+from refarch.errors import CheckpointError, CompositionError, SpecError, UsageError
 from refarch.plugins.registry import Registry, default_registry
 
 Technique = str | TechniqueSpec | ConfiguredTechnique
@@ -120,11 +121,14 @@ def load(
         CheckpointError: the files are truncated or altered, or the base, slots, shapes or functions differ. The model
             is untouched.
     """
+    if (Path(folder) / "composition.json").is_file():
+        raise CheckpointError(f"{folder} holds a composition of several", "load it with refarch.load_composition")
     saved, tensors = files.read(Path(folder))
     if isinstance(technique, ConfiguredTechnique):
         configured = technique
     else:
-        configured = files.trusted_technique(saved, technique, registry)
+        given = GIVEN.get(saved.technique.name) if technique is None else technique
+        configured = files.trusted_technique(saved, given, registry)
     resolver = Resolver(model, family or _family(model, registry))
     present = adaptations(model)
     base = present[0].base_fingerprint() if present else fingerprint(model, [place.path for place in resolver.head()])
@@ -187,7 +191,7 @@ def _check_training(model: PreTrainedModel, plan: planning.Plan, trainable: bool
 def _label(model: PreTrainedModel, name: str | None, default: str) -> str:
     if name is None:
         name = unused_name(model, default)
-    taken = {adaptation.name for adaptation in adaptations(model)} | RESERVED
+    taken = taken_names(model)
     if not name or "." in name or name in taken:
         raise CompositionError(
             f"the adaptation's name {name!r} is empty, has a dot, or is taken on this model or by torch",

@@ -8,15 +8,17 @@ from torch import nn
 
 from refarch.architecture.fingerprint import Fingerprint
 from refarch.engine.quantised import free_order, keep_order
-from refarch.errors import SpecError
+from refarch.errors import CompositionError, SpecError
 
 if TYPE_CHECKING:
     from refarch.engine.adaptation import Adaptation
+    from refarch.engine.compose.composition import Composition
 
 RESERVED = frozenset(dir(nn.Module())) | {
     "order",
     "trained",
     "fingerprint",
+    "compositions",
     "ordered",
     "keep_order",
     "give_back",
@@ -50,6 +52,8 @@ class Attached(nn.Module):
         super().__init__()
         self.order: list[Adaptation] = []
         """In the order of attachment: the last one is outermost."""
+        self.compositions: list[Composition] = []
+        """In the order in which they were made."""
         self.trained: dict[str, bool] = {}
         """Which base parameters trained before; none do while something is attached."""
         for name, parameter in model.named_parameters():
@@ -74,3 +78,44 @@ class Attached(nn.Module):
         """The container of a model, or None."""
         found = model._modules.get("refarch")
         return found if isinstance(found, cls) else None
+
+
+def adaptations(model: nn.Module) -> tuple[Adaptation, ...]:
+    """The adaptations on a model, in the order of attachment."""
+    container = Attached.of(model)
+    return tuple(container.order) if container else ()
+
+
+def taken_names(model: nn.Module) -> set[str]:
+    """Names that nothing new on a model can have."""
+    container = Attached.of(model)
+    return {*RESERVED, *(container._modules if container else ())}
+
+
+def unused_name(model: nn.Module, wanted: str) -> str:
+    """``wanted``, or ``wanted-2`` and so on if the model has an adaptation of that name."""
+    taken = taken_names(model)
+    name, number = wanted, 2
+    while name in taken:
+        name, number = f"{wanted}-{number}", number + 1
+    return name
+
+
+def compositions_with(part: Adaptation) -> list[Composition]:
+    """The compositions that an adaptation is a part of."""
+    container = Attached.of(part.model)
+    found = container.compositions if container else ()
+    return [composition for composition in found if any(own is part for own in composition.parts.values())]
+
+
+def refuse_part(part: Adaptation, what: str) -> None:
+    """Let nobody take a part out of a composition.
+
+    Raises:
+        CompositionError: it is in one.
+    """
+    for composition in compositions_with(part):
+        raise CompositionError(
+            f"adaptation {part.name!r} is a part of composition {composition.name!r}; cannot {what} it alone",
+            f"detach or {what} the composition, or disable the part",
+        )

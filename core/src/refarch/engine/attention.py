@@ -18,12 +18,12 @@ where g is learned, or computed from what the attention reads: the input of the 
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
@@ -32,12 +32,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 from refarch.architecture import ModuleSpec
 from refarch.engine.cache import find_cache
 from refarch.engine.context import Tokens
-from refarch.engine.dispatch import Dispatcher
+from refarch.engine.dispatch import Dispatcher, Group, arranged
 from refarch.engine.function import Function
 from refarch.engine.gate import GateModule
 from refarch.engine.integrate import Carrier, cast_for
 from refarch.engine.linear import take_part
 from refarch.engine.sites import Site
+from refarch.engine.states import States, explicit_mask
 from refarch.errors import CompositionError, SlotError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ PREFIX = "refarch_"
 SUPPORTED = ("sdpa", "eager")
 _KEY = "_refarch_key_value"
 _KEY_HANDLE = "_refarch_key_value_check"
+_KEY_GROUPS = "_refarch_key_value_groups"
 
 
 def _seam(implementation: str) -> Callable[..., Any]:
@@ -59,25 +61,45 @@ def _seam(implementation: str) -> Callable[..., Any]:
         guests = [guest for guest in module.__dict__.get(_KEY, ()) if guest.enabled]
         for guest in guests:
             if guest.spec.form == "attention":  # it attends elsewhere, over the tokens that are seen here
-                guest.note(key.shape[2], _explicit_mask(module, query, key, attention_mask, kwargs))
+                guest.note(key.shape[2], explicit_mask(module, query, key, attention_mask, kwargs))
+        states = States(module, attention_function(implementation, module), query, key, value, attention_mask, kwargs)
+        groups = module.__dict__.get(_KEY_GROUPS)
+        if groups:
+            return _composed(states, arranged(module.__dict__[_KEY], groups))
         bound = [guest for guest in guests if guest.spec.form == "tokens"]
         longer = [binding for binding in bound if binding.spec.integration == "concatenation"]
         added = [binding for binding in bound if binding.spec.integration != "concatenation"]
         for binding in longer:
-            key, value, attention_mask, kwargs = binding.extend(module, query, key, value, attention_mask, kwargs)
-        function = attention_function(implementation, module)
-        result = function(module, query, key, value, attention_mask, **kwargs)
+            states = binding.extended(states)
+        result = states.attend()
         if not added:
             return result
         y = result[0]  # b t h dim
-        own = {name: kwargs[name] for name in ("scaling", "softcap") if name in kwargs}
         for binding in added:
-            keys, values = binding.keys_and_values(key.dtype)
-            keys, values = _by_head(keys, key), _by_head(values, value)
-            y = binding.add(y, function(module, query, keys, values, None, is_causal=False, **own)[0])
+            y = binding.add(y, states)
         return (y, *result[1:])
 
     return attend
+
+
+def _composed(states: States, running: list[Any]) -> Any:
+    """One call with what runs at the module, of which some are groups."""
+    rest: list[tuple[Any, ...]] = []  # what else the function returns: attention weights, in its first call
+
+    def plain(states: States) -> Tensor:
+        result = states.attend()
+        if not rest:
+            rest.append(tuple(result[1:]))
+        return result[0]  # type: ignore[no-any-return]
+
+    inner: Any = plain
+    for item in running:
+        if item.enabled and getattr(item, "spec", None) is not None and item.spec.form == "attention":
+            continue  # it joins where the sublayer ends
+        if item.enabled:
+            inner = functools.partial(item, inner, leaf=None)
+    y = inner(states)
+    return (y, *rest[0])
 
 
 def attention_function(implementation: str, module: nn.Module) -> Callable[..., Any]:
@@ -137,8 +159,14 @@ class KeyValueBound:
             return tokens  # type: ignore[no-any-return]
         return tuple(take_part(_project(place.module, tokens.to(dtype)), place.part) for place in self.site.projections)
 
-    def add(self, y: Tensor, own: Tensor) -> Tensor:
-        """The attention so far with the tokens' own added, gated; both [b, t, h, dim]."""
+    def __call__(self, inner: Callable[[States], Tensor], x: States, leaf: nn.Module | None = None) -> Tensor:
+        """A_k from A_(k-1) = ``inner``, [b, t, h, dim]."""
+        return inner(self.extended(x)) if self.spec.integration == "concatenation" else self.add(inner(x), x)
+
+    def add(self, y: Tensor, x: States) -> Tensor:
+        """The attention so far, [b, t, h, dim], with the attention over the tokens alone added, gated."""
+        keys, values = self.keys_and_values(x.key.dtype)
+        own = x.over(_by_head(keys, x.key), _by_head(values, x.value))
         g = self._gate(y)
         assert self.gate is not None and g is not None
         return ((1 - g) * y if self.gate.convex else y) + g * own
@@ -151,29 +179,14 @@ class KeyValueBound:
             return self.gate.value().to(like.dtype)
         return self.gate(cast_for(self.gate, self.carrier.take()), self.tokens).unsqueeze(-1).to(like.dtype)
 
-    def extend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        kwargs: dict[str, Any],
-    ) -> tuple[Tensor, Tensor, Tensor | None, dict[str, Any]]:
-        """key, value: [b, kv heads, s, dim] -> [b, kv heads, l + s, dim], and the mask and position bias to match."""
-        keys, values = self.keys_and_values(key.dtype)
-        length = keys.shape[0]
-        mask = _explicit_mask(module, query, key, mask, kwargs)
-        if mask is not None:
-            mask = F.pad(mask, (length, 0), value=True if mask.dtype == torch.bool else 0.0)
-        bias = kwargs.get("position_bias")
-        if bias is not None:
-            kwargs = {**kwargs, "position_bias": F.pad(bias, (length, 0))}
-        keys, values = _by_head(keys, key), _by_head(values, value)  # b kv heads l dim
-        g = self._gate(key)
+    def extended(self, x: States) -> States:
+        """The tokens before a call's own keys and values."""
+        keys, values = self.keys_and_values(x.key.dtype)
+        keys, values = _by_head(keys, x.key), _by_head(values, x.value)  # b kv heads l dim
+        g = self._gate(x.key)
         if g is not None:
             keys, values = g * keys, g * values
-        return torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2), mask, kwargs
+        return x.before(keys, values)
 
 
 def _by_head(tokens: Tensor, states: Tensor) -> Tensor:
@@ -197,18 +210,6 @@ def _project(module: nn.Module, tokens: Tensor) -> Tensor:
     return projected
 
 
-def _explicit_mask(
-    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
-) -> Tensor | None:
-    """The mask that a call without one means: causal calls may rely on the kernel's flag, which a prefix breaks."""
-    causal = kwargs.get("is_causal")
-    causal = getattr(module, "is_causal", True) if causal is None else causal
-    tokens, keys = query.shape[2], key.shape[2]
-    if mask is not None or not causal or tokens == 1:
-        return mask
-    return torch.ones(tokens, keys, dtype=torch.bool, device=query.device).tril()[None, None]  # 1 1 t s
-
-
 def join(model: PreTrainedModel, module: nn.Module, guest: object) -> None:
     """Let the seam call a binding whenever an attention module attends; with the first one, set the seam on the model.
 
@@ -229,6 +230,23 @@ def leave(model: PreTrainedModel, module: nn.Module, guest: object) -> None:
         module.__dict__.pop(_KEY_HANDLE).remove()
     if not any(_KEY in each.__dict__ for each in model.modules()):
         uninstall(model)
+
+
+def tokens_at(module: nn.Module) -> list[KeyValueBound]:
+    """What is bound at an attention module's keys and values, innermost first."""
+    return [guest for guest in module.__dict__.get(_KEY, ()) if isinstance(guest, KeyValueBound)]
+
+
+def group(module: nn.Module, group: Group) -> None:
+    """Let a group run in the place of the guests of an attention module that it covers."""
+    module.__dict__.setdefault(_KEY_GROUPS, []).append(group)
+
+
+def ungroup(module: nn.Module, group: Group) -> None:
+    """Let its guests run by themselves again."""
+    module.__dict__[_KEY_GROUPS].remove(group)
+    if not module.__dict__[_KEY_GROUPS]:
+        del module.__dict__[_KEY_GROUPS]
 
 
 def install(model: PreTrainedModel) -> None:

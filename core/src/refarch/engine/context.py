@@ -71,6 +71,18 @@ class Call:
     earlier: int
     shape: tuple[int, int]
 
+    def at(self, rows: Callable[[int], Tensor]) -> Call:
+        """The same of some rows.
+
+        Args:
+            rows: gives their indices among so many.
+        """
+        real, of_encoder = (
+            mask if mask is None or mask.shape[0] == 1 else mask[rows(mask.shape[0]).to(mask.device)]
+            for mask in (self.real, self.of_encoder)
+        )
+        return Call(real, of_encoder, self.earlier, (len(rows(self.shape[0])), self.shape[1]))
+
 
 class Context:
     """The hooks of one stack.
@@ -158,6 +170,8 @@ class Tokens:
         stack = submodule(owner.resolver.base, site.stack.module)
         assert stack is not None
         self.stack = stack
+        self.rows: Callable[[int], Tensor] | None = None
+        """Of a binding that gets some rows of the batch: gives their indices among so many; None where it gets all."""
 
     @property
     def enabled(self) -> bool:
@@ -190,7 +204,7 @@ class Tokens:
                 f"{self.site.address}: which tokens are real is known within a call of the model, and this is none",
                 "call the model, not a layer of it",
             )
-        return call
+        return call if self.rows is None else call.at(self.rows)
 
     def present(self, x: Tensor, first: int, last: int) -> Tensor:
         """At which tokens a module works.

@@ -7,7 +7,7 @@ module's ``forward`` on the instance: class, parameter names, and hooks that oth
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -34,6 +34,13 @@ class Binding(Protocol):
         """
 
 
+class Group(Binding, Protocol):
+    """Several bindings at one module, combined by an operator; it runs in the place of the innermost of them."""
+
+    def covers(self, binding: object) -> bool:
+        """Whether a binding is one of them."""
+
+
 class Dispatcher:
     """Runs the bindings of one module.
 
@@ -44,6 +51,9 @@ class Dispatcher:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.bindings: list[Binding] = []
+        self.groups: list[Group] = []
+        self.running: list[Binding] = self.bindings
+        """What a call runs, innermost first: the bindings, with each group in the place of those that it covers."""
         self.previous: Callable[..., Any] | None = module.__dict__.get("forward")
         # Whoever wrapped forward before may take that back later, and the dispatcher with it.
         self.guard = None if self.previous is None else module.register_forward_pre_hook(_refuse_bypass)
@@ -67,10 +77,32 @@ class Dispatcher:
     def add(self, binding: Binding) -> None:
         """Put a binding outermost."""
         self.bindings.append(binding)
+        self._arrange()
+
+    def move(self, binding: Binding, position: int) -> None:
+        """Put a binding that is here at another position, counted without it."""
+        self.bindings.remove(binding)
+        self.bindings.insert(position, binding)
+        self._arrange()
+
+    def group(self, group: Group) -> None:
+        """Let a group run in the place of the bindings that it covers, which stay here."""
+        self.groups.append(group)
+        self._arrange()
+
+    def ungroup(self, group: Group) -> None:
+        """Let its bindings run by themselves again."""
+        self.groups.remove(group)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """With nothing grouped, what runs is the list of bindings itself, at no cost."""
+        self.running = arranged(self.bindings, self.groups)
 
     def remove(self, binding: Binding) -> None:
         """Take a binding away; with the last one, the module's own ``forward`` comes back."""
         self.bindings.remove(binding)
+        self._arrange()
         if self.bindings:
             return
         if self.guard is not None:
@@ -86,8 +118,8 @@ class Dispatcher:
             self.module.__dict__["forward"] = self.previous
 
     def inner_to(self, binding: Binding) -> list[Binding]:
-        """The bindings inside a binding, innermost first."""
-        return self.bindings[: self.bindings.index(binding)]
+        """What runs inside a binding that runs by itself, innermost first."""
+        return self.running[: self.running.index(binding)]
 
     def base(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own forward, with whatever others had wrapped around it before."""
@@ -96,7 +128,7 @@ class Dispatcher:
         return type(self.module).forward(self.module, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        active = [binding for binding in self.bindings if binding.enabled]
+        active = [binding for binding in self.running if binding.enabled]
         if not active:
             return self.base(*args, **kwargs)
         name, x, rest = None, None, args
@@ -121,6 +153,17 @@ class Dispatcher:
         assert x is not None
         y = inner(x)
         return (y, *tail[0]) if tail else y
+
+
+def arranged(bindings: list[Any], groups: Sequence[Group]) -> list[Any]:
+    """The bindings with each group in the place of the innermost one that it covers; the same list without groups."""
+    if not groups:
+        return bindings
+    found: dict[int, Any] = {}
+    for binding in bindings:
+        item = next((group for group in groups if group.covers(binding)), binding)
+        found[id(item)] = item
+    return list(found.values())
 
 
 def _bypassed(module: nn.Module) -> bool:

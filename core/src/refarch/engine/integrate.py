@@ -45,6 +45,8 @@ class Carrier:
     def __init__(self, owner: Adaptation) -> None:
         self.owner = owner
         self.held: Tensor | None = None
+        self.keeps = False
+        """Whether what was noted may be taken several times; whoever sets it lets go of it after the last leaf."""
 
     @property
     def enabled(self) -> bool:
@@ -58,7 +60,9 @@ class Carrier:
 
     def take(self) -> Tensor:
         """What was noted; a carrier holds nothing between forward passes."""
-        held, self.held = self.held, None
+        held = self.held
+        if not self.keeps:
+            self.held = None
         assert held is not None, "the sublayer's last leaf ran before its first one"
         return held
 
@@ -81,6 +85,8 @@ class Bound:
         self.parallel = spec.insertion == "parallel"
         self.carrier = Carrier(owner) if self.parallel and site.entry is not None else None
         self.tokens = Tokens(owner, site) if spec.asks_for_tokens else None
+        self.inside: list[Any] | None = None
+        """What is inside this binding in a composition that runs it; else the dispatcher says."""
         self.form = {"rescaling": self._rescale, "transformation": self._transform}.get(spec.integration, self._add)
 
     @property
@@ -195,9 +201,12 @@ class Bound:
         return bias if not self._inner() else self.effective(in_memory)[1]
 
     def _inner(self) -> list[Any]:
-        dispatcher = Dispatcher.of(self.site.end.module)
-        assert dispatcher is not None
-        return [binding for binding in dispatcher.inner_to(self) if binding.enabled and isinstance(binding, Bound)]
+        inside = self.inside
+        if inside is None:
+            dispatcher = Dispatcher.of(self.site.end.module)
+            assert dispatcher is not None
+            inside = dispatcher.inner_to(self)
+        return [binding for binding in inside if binding.enabled and changes_weights(binding)]
 
     def effective(self, in_memory: bool = True) -> tuple[Tensor, Tensor | None]:
         """Weight [d_out, d_in] and bias of the map inside this binding.
@@ -305,6 +314,11 @@ class Bound:
             )  # factors may depend on what they rescale
         additive = self.spec.integration in ("direct addition", "scaled addition")
         return "sum" if additive and self.parallel and self.spec.form == "linear" else "none"
+
+
+def changes_weights(binding: object) -> bool:
+    """Whether what runs at a module may change the map there: carriers do not."""
+    return hasattr(binding, "merged")
 
 
 def parameter_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:

@@ -42,12 +42,12 @@ def _log(adaptation: Adaptation) -> list[tuple[Adaptation, Merged]]:
 def reasons(adaptation: Adaptation, in_memory: bool = True) -> list[str]:
     """See :meth:`Adaptation.merge_reasons`."""
     found = []
-    tied = _tied(adaptation.model)
+    twice = tied(adaptation.model)
     copied = {id(item.current) for item in adaptation.model.__dict__.get(selection._KEY, {}).values()}
     for binding in adaptation.bound:
         reason = binding.merge_reason(in_memory)
         if not reason and isinstance(binding, Bound):
-            reason = _not_its_own(binding, tied, copied) or _order(binding)
+            reason = _not_its_own(binding, twice, copied) or _order(binding)
         if reason:
             found.append(f"{binding.site.address}: {reason}")
     for path in adaptation.copies:
@@ -57,14 +57,14 @@ def reasons(adaptation: Adaptation, in_memory: bool = True) -> list[str]:
     return found
 
 
-def _not_its_own(binding: Bound, tied: dict[int, str], copied: set[int]) -> str:
+def _not_its_own(binding: Bound, twice: dict[int, str], copied: set[int]) -> str:
     """Why what the merge would write into does not belong to the layer alone; empty if it does."""
     for name in binding.writes():
         parameter = binding.site.end.module._parameters.get(name)
         if parameter is None:
             continue
-        if id(parameter) in tied:
-            return f"its {name} is tied: it stands at {tied[id(parameter)]}"
+        if id(parameter) in twice:
+            return f"its {name} is tied: it stands at {twice[id(parameter)]}"
         if id(parameter) in copied:
             return f"a selection trains a copy of its {name}; merge or detach that first"
     return ""
@@ -79,6 +79,8 @@ def _order(binding: Bound) -> str:
                 f"adaptation {other.owner.name!r} was attached before and reads this layer's input as rescaled here;"
                 f" detach {other.owner.name!r} first"
             )
+        if not isinstance(other, (Bound, Carrier)):
+            return "a composition was attached before and runs inside it; detach that first"
         if isinstance(other, Bound) and other.owner is not binding.owner and not binding.commutes(other):
             return (
                 f"adaptation {other.owner.name!r} ({other.spec.integration}) was attached before and does not commute"
@@ -87,7 +89,7 @@ def _order(binding: Bound) -> str:
     return ""
 
 
-def _tied(model: nn.Module) -> dict[int, str]:
+def tied(model: nn.Module) -> dict[int, str]:
     """Parameters that stand in several places, with those places."""
     places: dict[int, list[str]] = {}
     for path, module in model.named_modules():
@@ -200,9 +202,8 @@ def _innermost(binding: object) -> None:
     assert isinstance(binding, Bound)
     dispatcher = Dispatcher.of(binding.site.end.module)
     assert dispatcher is not None
-    dispatcher.bindings.remove(binding)
-    own = sum(1 for other in dispatcher.bindings if getattr(other, "owner", None) is binding.owner)
-    dispatcher.bindings.insert(own, binding)
+    own = [other for other in dispatcher.bindings if getattr(other, "owner", None) is binding.owner]
+    dispatcher.move(binding, len(own) - 1)
 
 
 def commit(adaptation: Adaptation) -> None:

@@ -15,7 +15,7 @@ from refarch.architecture import ConfiguredTechnique, ModuleSpec, parse_slot
 from refarch.engine.dispatch import Dispatcher
 from refarch.engine.function import Function, SlotShape
 from refarch.engine.gate import GateModule
-from refarch.engine.integrate import Bound
+from refarch.engine.integrate import changes_weights
 from refarch.engine.linear import matrix, take_part, unreadable_reason, widths
 from refarch.engine.routing import mixture, own_functions, own_parameters
 from refarch.engine.schedule import Schedule
@@ -79,7 +79,7 @@ def build(
     """
     insertions: list[Insertion] = []
     selections: list[tuple[ModuleSpec, list[Site]]] = []
-    with _seeded(seed), _without_values(device):
+    with seeded(seed), _without_values(device):
         for spec in map(technique.decided, technique.technique.modules):
             sites = resolver.resolve([parse_slot(text) for text in spec.workspace], spec.layers)
             if spec.form == "attention":
@@ -137,7 +137,7 @@ def read_shape(spec: ModuleSpec, site: Site, so_far: bool = True) -> SlotShape:
 def _weight_so_far(site: Site) -> Tensor:
     """The weight of the map that the adaptations before have made of the layer; the base's own if that map is none."""
     dispatcher = Dispatcher.of(site.end.module)
-    before = [b for b in dispatcher.bindings if b.enabled and isinstance(b, Bound)] if dispatcher else []
+    before: list[Any] = [b for b in dispatcher.running if b.enabled and changes_weights(b)] if dispatcher else []
     if not before or unreadable_reason(site.end.module) or any(binding.algebra_reason() for binding in before):
         return site.shape.weight()
     weight, bias = matrix(site.end.module), getattr(site.end.module, "bias", None)
@@ -265,7 +265,7 @@ def _without_values(device: torch.device) -> contextlib.AbstractContextManager[A
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Random numbers from ``seed``, and the caller's generator left as it was."""
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)  # functions are built on the CPU; other devices' generators stay

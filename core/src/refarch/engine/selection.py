@@ -6,7 +6,7 @@ one parameter: each copies what the one before it has, and the last enabled one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,7 +52,7 @@ class Selected:
     def refresh(self) -> None:
         """Put the last enabled copy, or the original, in all places."""
         before = self.current
-        self.current = next((copy for owner, copy in reversed(self.copies) if owner.enabled), self.original)
+        self.current = next((copy for owner, copy in reversed(self.copies) if owner.active), self.original)
         # What was aside while the model moved to another device or dtype follows now.
         self.current.data = self.current.data.to(device=before.device, dtype=before.dtype)
         for module, name in self.places:
@@ -171,6 +171,22 @@ def release(owner: Adaptation) -> None:
             del store[name]
     if not store:
         del owner.model.__dict__[_KEY]
+
+
+def reorder(model: nn.Module, order: Sequence[Adaptation]) -> None:
+    """Let the copies of some adaptations take each other's place in a new order; other copies stay where they are.
+
+    Args:
+        model: the model.
+        order: of the adaptations.
+    """
+    ranks = {id(owner): rank for rank, owner in enumerate(order)}
+    for item in model.__dict__.get(_KEY, {}).values():
+        places = [place for place, (owner, _) in enumerate(item.copies) if id(owner) in ranks]
+        own = sorted((item.copies[place] for place in places), key=lambda pair: ranks[id(pair[0])])
+        for place, pair in zip(places, own, strict=True):
+            item.copies[place] = pair
+        item.refresh()
 
 
 def refresh(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import types
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -138,3 +139,11 @@ def test_a_plugin_brings_its_own_mapping(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_contribution_of_something_else_names_its_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PluginError, match="a_plugin"):
         _registry(monkeypatch, {"kind": "MINE"}).interchanges("peft")
+
+
+def test_the_page_names_every_pair() -> None:
+    page = (Path(__file__).resolve().parents[4] / "docs" / "interchange.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    for mapping in PEFT:
+        both = [row for row in rows if f"`{mapping.kind}`" in row and f"`{mapping.technique}`" in row]
+        assert both, f"docs/interchange.md has no row of {mapping.kind} and {mapping.technique}"

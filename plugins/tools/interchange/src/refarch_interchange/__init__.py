@@ -7,18 +7,24 @@ from typing import TYPE_CHECKING, Any
 from refarch import CommandSpec, hookimpl
 
 if TYPE_CHECKING:
+    from refarch_interchange.hub_adapters.reading import load_adapters
     from refarch_interchange.notes import Difference
     from refarch_interchange.reading import load_peft
     from refarch_interchange.writing import save_peft
 
-__all__ = ["Difference", "load_peft", "save_peft"]
+__all__ = ["Difference", "load_adapters", "load_peft", "save_peft"]
 
 CONVERT = CommandSpec(
     name="convert",
     summary="Convert checkpoints from and to Hugging Face peft, and from the adapters library.",
     command="refarch_interchange.command:command",
 )
-_NAMES = {"Difference": "notes", "load_peft": "reading", "save_peft": "writing"}
+_NAMES = {
+    "Difference": "notes",
+    "load_adapters": "hub_adapters.reading",
+    "load_peft": "reading",
+    "save_peft": "writing",
+}
 
 
 def __getattr__(name: str) -> Any:

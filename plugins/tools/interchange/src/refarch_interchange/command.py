@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,43 @@ def from_peft(
         adaptation = load_peft(base, folder, registry=registry)
     adaptation.save(out)
     _report(adaptation, f"peft's {files.settings['peft_type']}", source, out, told, as_json)
+
+
+@command.command("from-adapters")
+@click.argument("source")
+@_OUT
+@_MODEL
+@_CLASS
+@click.option("--revision", metavar="NAME", help="Of a hub repository: a branch, tag or commit.")
+@_JSON
+def from_adapters(
+    source: str, out: Path, model: str | None, class_name: str | None, revision: str | None, as_json: bool
+) -> None:
+    """Convert a checkpoint of the adapters library (AdapterHub), a folder or a hub id, to refarch's.
+
+    Houlsby's and parallel bottleneck adapters, Compacter, LoRA, (IA)3 and prefix tuning are the same here. Of a pickle
+    only tensors are loaded. A prediction head beside the adapter is left out.
+
+    \b
+    Examples:
+      refarch convert from-adapters AdapterHub/some-adapter --out ours/
+      refarch convert from-adapters their-adapter/ --model ./bert --class AutoModelForSequenceClassification --out ours/
+    """  # noqa: D301
+    from refarch import default_registry
+    from refarch_interchange import bases
+    from refarch_interchange.files import locate
+    from refarch_interchange.hub_adapters.files import NAMES, read
+    from refarch_interchange.hub_adapters.reading import load_adapters
+
+    registry = default_registry()
+    folder = locate(source, revision, NAMES)
+    files = read(folder)
+    base = bases.load_base(model or files.settings["model_name"], class_name, None, registry)
+    with _differences() as told:
+        adaptation = load_adapters(base, folder, registry=registry)
+    adaptation.save(out)
+    kind = files.settings.get("architecture") or "bottleneck"
+    _report(adaptation, f"the adapters library's {kind}", source, out, told, as_json)
 
 
 @command.command("to-peft")
@@ -189,7 +226,7 @@ def _technique(name: str, preset: str | None) -> str:
     return f"{name} ({preset})" if preset else name
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """A table for people; no line ends in spaces."""
     from rich import box
     from rich.console import Console

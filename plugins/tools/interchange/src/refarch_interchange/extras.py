@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -58,7 +58,7 @@ def find(names: Iterable[str], files: PeftFiles, prefix: str, places: Places) ->
     return Extras(train_head, _selections(rest, head if train_head else set(), places), found)
 
 
-def _untie(found: dict[str, str], parameters: dict[str, Tensor], files: PeftFiles) -> None:
+def _untie(found: dict[str, str], parameters: Mapping[str, Tensor], files: PeftFiles) -> None:
     """Of parameters that are one, the first name, which is the base's own; all must be there, with the same values."""
     for path in list(found):
         same = [other for other, value in parameters.items() if value is parameters[path]]

@@ -44,7 +44,7 @@ class Places:
     """
 
     def __init__(self, model: PreTrainedModel, family: FamilySpec) -> None:
-        self.model = model
+        self.model, self.family = model, family
         named = {path: module for path, module in model.named_modules() if path.split(".")[0] != "refarch"}
         self.modules: dict[str, nn.Module] = named
         self._paths = {id(module): path for path, module in named.items()}

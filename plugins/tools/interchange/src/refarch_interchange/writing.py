@@ -143,7 +143,8 @@ def _module(
     path: str,
     insertions: list[Insertion],
 ) -> Module:
-    parts, options = [], {}
+    parts: list[tuple[Insertion, dict[str, Tensor]]] = []
+    options: dict[str, Any] = {}
     for insertion in insertions:
         own = rules.own_tensors(insertion)
         arguments = {**adaptation.technique.options, **adaptation.technique.arguments(insertion.spec)}

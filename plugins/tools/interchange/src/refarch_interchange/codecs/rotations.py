@@ -36,7 +36,7 @@ class Series(Codec):
     def write(self, adaptation: Adaptation, places: Places, written: Written) -> None:
         """Without the series; the size of blocks or their number."""
         written.settings["use_cayley_neumann"] = False
-        sizes = [(i.site.shape.d_in, i.function.rotation.size) for i in adaptation.insertions]  # type: ignore[union-attr]
+        sizes = [(i.site.shape.d_in, int(i.function.rotation.size)) for i in adaptation.insertions]  # type: ignore[union-attr, arg-type]
         written.settings.update(size_or_number(sizes, "oft_block_size", "r"))
 
 
@@ -76,8 +76,8 @@ class Butterfly(Codec):
 
     def write(self, adaptation: Adaptation, places: Places, written: Written) -> None:
         """Factors of one where the option has left them out; the size of blocks or their number."""
-        sizes = [(i.site.shape.d_in, i.function.block_size) for i in adaptation.insertions]
-        written.settings.update(size_or_number(sizes, "boft_block_size", "boft_block_num"))  # type: ignore[arg-type]
+        sizes = [(i.site.shape.d_in, int(i.function.block_size)) for i in adaptation.insertions]  # type: ignore[arg-type]
+        written.settings.update(size_or_number(sizes, "boft_block_size", "boft_block_num"))
         for insertion in adaptation.insertions:
             name = f"{PREFIX}{places.path(insertion.site.end.module)}.boft_s"
             written.tensors.setdefault(name, torch.ones(widths(insertion.site.end.module)[1], 1))

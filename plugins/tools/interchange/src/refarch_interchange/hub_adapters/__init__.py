@@ -1,0 +1,1 @@
+"""Checkpoints of the adapters library (AdapterHub), read."""
