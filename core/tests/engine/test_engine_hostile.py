@@ -168,12 +168,20 @@ def test_harm_is_refused_and_leaves_the_model_untouched(
 
 def test_options_that_ask_for_all_memory_are_refused_before_any_is_taken(tmp_path: Path) -> None:
     refarch.attach(em.tiny("bert"), "adapter").save(tmp_path)
-    _json(tmp_path, lambda d: d["technique"]["options"].update(bottleneck=10**9))
     model = em.tiny("bert")
     before = Snapshot(model)
-    with pytest.raises(CheckpointError, match=r"would take 65,000,000,032 numbers at its first insertion"):
-        refarch.load(model, tmp_path)
-    assert before.differences(model) == []
+    for width, numbers in ((10**9, "130,000,000,064"), (2_000, "260,064")):
+        _json(tmp_path, lambda d, width=width: d["technique"]["options"].update(bottleneck=width))
+        with pytest.raises(CheckpointError, match=f"would take {numbers} numbers in its first layer"):
+            refarch.load(model, tmp_path)
+        assert before.differences(model) == []
+
+
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_slots_that_a_backbone_does_not_have_are_no_reason_to_refuse(family: str, tmp_path: Path) -> None:
+    adaptation = refarch.attach(em.tiny(family), "ln-tuning")  # its first slot is not there
+    adaptation.save(tmp_path)
+    assert refarch.load(em.tiny(family), tmp_path).slot_map == adaptation.slot_map
 
 
 def test_a_link_inside_the_folder_is_followed(saved: Path) -> None:

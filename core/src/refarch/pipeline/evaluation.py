@@ -7,7 +7,9 @@ is: in evaluation mode and without gradients, which the pipeline sees to.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +19,30 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from refarch.pipeline.task import Rows
 
+_TOLD: ContextVar[Callable[[Sequence[int]], contextlib.AbstractContextManager[None]] | None] = ContextVar(
+    "told_rows", default=None
+)
 Collator = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
+
+
+@contextlib.contextmanager
+def told_rows(told: Callable[[Sequence[int]], contextlib.AbstractContextManager[None]]) -> Iterator[None]:
+    """While inside, everything here that computes a batch does so within ``told(rows)``, with the indices of its rows:
+    for a model that must know which rows it has, as a composition does that splits batches.
+
+    Args:
+        told: gives a context for one batch.
+    """
+    token = _TOLD.set(told)
+    try:
+        yield
+    finally:
+        _TOLD.reset(token)
+
+
+def _telling(rows: Sequence[int]) -> contextlib.AbstractContextManager[None]:
+    told = _TOLD.get()
+    return contextlib.nullcontext() if told is None else told(rows)
 
 
 def batches(
@@ -29,7 +54,8 @@ def batches(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = collator([rows[index] for index in chosen])
-        yield chosen, {name: v.to(device) if isinstance(v, Tensor) else v for name, v in batch.items()}
+        with _telling(chosen):
+            yield chosen, {name: v.to(device) if isinstance(v, Tensor) else v for name, v in batch.items()}
 
 
 def tokens(row: Mapping[str, Any]) -> int:
@@ -120,9 +146,10 @@ def generate(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         ids, mask = padded([prompts[i] for i in chosen], int(tokenizer.pad_token_id or 0), left=decoder)
-        written: Tensor = model.generate(  # type: ignore[operator]
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
-        )
+        with _telling(chosen):
+            written: Tensor = model.generate(  # type: ignore[operator]
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+            )
         new = written[:, ids.shape[1] :] if decoder else written
         for row, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             texts[row] = text.strip()

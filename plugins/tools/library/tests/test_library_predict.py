@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 
 import refarch as platform
 from refarch import PipelineSpec, RunRecord, default_registry
-from refarch.errors import CheckpointError, RefarchError, UsageError
+from refarch.errors import CheckpointError, CompositionError, RefarchError, UsageError
 from refarch.files import read_json
 from refarch.pipeline.run import assemble
 from refarch.pipeline.task import Task
@@ -76,7 +76,7 @@ def test_words_are_tagged_as_by_the_run(library, make_run, root):
 
 
 def test_texts_are_written_as_by_the_run(library, make_run, root):
-    run = make_run("writing", "lora", backbone="gpt2", max_steps=20)
+    run = make_run("writing", "lora", backbone="gpt2")
     model = AutoModelForCausalLM.from_pretrained(root / "gpt2").eval()
     platform.load(model, run / "adaptations" / "lora")
     tokenizer = AutoTokenizer.from_pretrained(root / "gpt2")
@@ -116,6 +116,63 @@ def test_a_batch_may_mix_entries_with_any_heads(library, make_run):
     assert len(bodies) == 3 and all(body is bodies[0] for body in bodies)  # three heads on one backbone
 
 
+MIXED = {
+    "a": ("lora", 0),
+    "b": ("lora", 1),
+    "c": ("adapter", 0),
+    "d": (("ia3", "lora"), 0),
+    "e": ("prefix-tuning", 0),
+    "f": ("prompt-tuning", 0),
+}
+
+
+def test_written_texts_of_several_entries_share_batches(library, make_run, monkeypatch):
+    for name, (technique, seed) in MIXED.items():
+        adding.add(library, make_run("writing", technique, seed, backbone="gpt2"), name=name)
+    texts = ["ak", "bl", "cmn", "d", "ef"]
+    predictor = Predictor(library, device="cpu", batch_size=8)
+    generator = torch.Generator().manual_seed(0)
+    for name in MIXED:  # other values than a short training gives, so that each writes something else
+        for adaptation in predictor.load(name).adaptations:
+            for parameter in adaptation.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.4)
+    alone = {name: predictor.ask(name, texts) for name in MIXED}
+    assert len({json.dumps(answers) for answers in alone.values()}) == len(MIXED)
+    calls = []
+    held = predictor.load("a").view.model
+    whole = held.generate
+    monkeypatch.setattr(held, "generate", lambda **given: calls.append(len(given["input_ids"])) or whole(**given))
+    requests = [(name, text) for text in texts for name in MIXED]
+    answers = predictor.ask_each(requests)
+    for (name, text), answer in zip(requests, answers, strict=True):
+        assert answer == alone[name][texts.index(text)], (name, text)
+    assert calls == [8, 8, 8, 6]  # 30 rows of 6 entries, and not 6 times 5
+    calls.clear()
+    assert predictor.ask("c", texts) == alone["c"] and calls == [5]
+    assert predictor.ask_each(requests[:7]) == [alone[name][texts.index(text)] for name, text in requests[:7]]
+    saved = Predictor(library, device="cpu").ask_each(requests)
+    small = Predictor(library, device="cpu", limit=3)  # there is no room for all of them at once
+    assert small.ask_each(requests) == saved and len(small.held) == 3
+
+
+def test_what_cannot_share_a_batch_is_answered_all_the_same(library, make_run, monkeypatch):
+    from refarch_library.predict import mixing
+
+    for name in "ab":
+        technique, seed = MIXED[name]
+        adding.add(library, make_run("writing", technique, seed, backbone="gpt2"), name=name)
+    predictor = Predictor(library, device="cpu")
+    expected = {name: predictor.ask(name, ["ak", "bl"]) for name in "ab"}
+
+    def refuse(*_, **__):
+        raise CompositionError("impossible")
+
+    monkeypatch.setattr(mixing, "compose", refuse)
+    answers = predictor.ask_each([("a", "ak"), ("b", "ak"), ("a", "bl"), ("b", "bl")])
+    assert answers == [expected["a"][0], expected["b"][0], expected["a"][1], expected["b"][1]]
+    assert not any(a.enabled for name in "ab" for a in predictor.load(name).adaptations)
+
+
 def test_no_more_is_held_than_may_be(library, make_run):
     for name, task, technique in (("a", "polarity", "lora"), ("b", "polarity", "ia3"), ("c", "topic", "adapter")):
         adding.add(library, make_run(task, technique), name=name)
@@ -151,7 +208,7 @@ def test_another_backbone_is_refused(library, make_run):
     predictor = Predictor(library, device="cpu")
     predictor.ask(str(make_run("polarity")), TEXTS)
     with pytest.raises(CheckpointError, match=r"belongs to another backbone, .*gpt2, than"):
-        predictor.ask(str(make_run("writing", "lora", backbone="gpt2", max_steps=20)), TEXTS)
+        predictor.ask(str(make_run("writing", "lora", backbone="gpt2")), TEXTS)
 
 
 def test_an_entry_cannot_have_code_run(library, make_run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -236,6 +237,31 @@ def scores_are_finite(case: TaskCase) -> None:
         assert case.spec.metric in found, f"scores() gives {', '.join(found)}, but the metric is {case.spec.metric!r}"
 
 
+@torch.no_grad()
+def answers_new_texts(case: TaskCase) -> None:
+    """A task that answers new texts does so without having read any data: one answer of plain data for each, the same
+    whatever else is asked with it.
+    """
+    task, _ = case.loaded
+    if not task.answers_texts:
+        raise NotApplicable("the task defines no ask(), so what it trains is used by other code than refarch predict")
+    if not case.fitting:
+        raise NotApplicable(f"no installed family has a tiny {case.formulation.auto_class}")
+    unread: Task = resolve(case.spec.implementation)(**case.options)
+    unread.formulation, unread.metric = case.formulation.name, case.spec.metric
+    texts = ["a word", "some more words than those", "a word"]
+    for tiny in [next(t for t in case.fitting if t.kind == kind) for kind in {t.kind for t in case.fitting}]:
+        model = case.model(tiny, **task.model_arguments()).eval()
+        answers = unread.ask(model, case.tokenizer, texts, 2)
+        assert len(answers) == len(texts), f"{tiny.label}: ask() gives {len(answers)} answers to {len(texts)} texts"
+        wrong = [
+            answer for answer in answers if not isinstance(answer, dict) or json.loads(json.dumps(answer)) != answer
+        ]
+        assert not wrong, f"{tiny.label}: the answer {wrong[0]!r} is no plain data"
+        same = answers[0].keys() == answers[2].keys() and answers[0].get("label") == answers[2].get("label")
+        assert same, f"{tiny.label}: one text has two answers, {answers[0]!r} and {answers[2]!r}: are they in order?"
+
+
 def perfect_predictions_are_perfect(case: TaskCase) -> None:
     """The score's metric is best for perfect predictions, worse for wrong ones, and all metrics are finite."""
     task, data = case.loaded
@@ -303,6 +329,7 @@ TASK_CHECKS: dict[str, Check[TaskCase]] = collect(
     collator_gives_tensors,
     model_learns_from_batches,
     scores_are_finite,
+    answers_new_texts,
     perfect_predictions_are_perfect,
     baselines_in_range,
 )

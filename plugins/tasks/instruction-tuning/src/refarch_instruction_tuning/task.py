@@ -142,13 +142,15 @@ class InstructionTuning(Task):
             for text in texts
         ]
         places = [f"text {number}" for number in range(1, len(messages) + 1)]
+        # Training without asking needs no room for an answer of its own; asking leaves at least half to what is asked.
+        most = min(self.options["max_length"], tokenizer.model_max_length) // 2
+        longest = max(1, min(self.options["max_answer"], most))
         asked = encode(
             Conversations(messages, places, "the texts"),
             tokenizer,
             TEXT_KINDS[self.formulation],
-            {**self.options, "match": "text"},
+            {**self.options, "match": "text", "max_answer": longest},
         )
-        longest = self.options["max_answer"]
         ends = _ends(model, tokenizer, asked)
         return [
             {"text": text}

@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch import Adaptation, Registry, Task, default_registry, load
+from refarch import SOURCE_OPTIONS, SPLIT_OPTIONS, Adaptation, Registry, Task, default_registry, load
 from refarch.errors import CheckpointError, UsageError
 from refarch.files import below
+from refarch.pipeline.evaluation import told_rows
 from refarch.pipeline.resolve import locate
 from refarch.pipeline.task import Question
 from refarch.plugins import resolve
 from refarch_library.base import choice, load_base
 from refarch_library.entry import Entry
 from refarch_library.finding import Found, find
+from refarch_library.predict.mixing import NotMixable, mixed
 from refarch_library.store import Library
 
 Answer = dict[str, Any]
@@ -55,6 +57,20 @@ class Loaded:
     def bytes(self) -> int:
         """What its parameters take."""
         return sum(p.numel() * p.element_size() for a in self.adaptations for p in a.parameters())
+
+    @property
+    def mixes(self) -> bool:
+        """Whether its rows may stand in one batch with another entry's: it replaces no parameter, of a head say."""
+        return not any(adaptation.copies for adaptation in self.adaptations)
+
+    @property
+    def mixes_with(self) -> tuple[Any, ...]:
+        """What entries must have in common to be asked as one: the view, and all that decides how texts are asked."""
+        pipeline = self.entry.record.pipeline
+        data = {option.name for option in (*SOURCE_OPTIONS, *SPLIT_OPTIONS)}
+        options = {name: value for name, value in pipeline.task.options.items() if name not in data}
+        how = (pipeline.task.name, self.task.formulation, pipeline.training.precision, repr(sorted(options.items())))
+        return id(self.view), *how
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -138,22 +154,51 @@ class Predictor:
         """
         answers: list[Answer] = [{}] * len(requests)
         with self._lock:
-            for name, rows in _groups(name for name, _ in requests).items():
-                found = self._answer(self.load(name), [requests[row][1] for row in rows])
-                for row, answer in zip(rows, found, strict=True):
+            for names, rows in self._batches([name for name, _ in requests]):
+                texts = [requests[row][1] for row in rows]
+                owners = [requests[row][0] for row in rows]
+                for row, answer in zip(rows, self._answers(names, owners, texts), strict=True):
                     answers[row] = answer
         return answers
 
-    def _answer(self, loaded: Loaded, texts: Sequence[Question]) -> list[Answer]:
-        """The answers to texts of one entry.
+    def _batches(self, owners: Sequence[str]) -> list[tuple[list[str], list[int]]]:
+        """The entries that may share batches, with the rows that are theirs."""
+        groups = _groups(owners)
+        together: dict[Any, list[str]] = {}
+        for number, name in enumerate(groups):
+            loaded = self.load(name)
+            together.setdefault(loaded.mixes_with if len(groups) > 1 and loaded.mixes else number, []).append(name)
+        return [(names, sorted(row for name in names for row in groups[name])) for names in together.values()]
 
-        This is where batches that mix entries would join: rows of entries in one view could share a forward pass.
-        """
-        view = loaded.view
+    def _answers(self, names: Sequence[str], owners: Sequence[str], texts: Sequence[Question]) -> list[Answer]:
+        """The answers to texts of entries that may share batches; entry by entry where they cannot after all."""
+        held = {name: self._held[name] for name in names if name in self._held}
+        if len(held) == len(names) > 1:  # all of them have room at once
+            first = held[names[0]]
+            with (
+                contextlib.suppress(NotMixable),
+                mixed({name: loaded.adaptations for name, loaded in held.items()}) as rows,
+                told_rows(lambda chosen: rows([owners[row] for row in chosen])),
+                self._computing(first),
+            ):
+                return first.task.ask(first.view.model, first.view.tokenizer, texts, self.batch_size)
+        answers: list[Answer] = [{}] * len(texts)
+        for name, own in _groups(owners).items():
+            for row, answer in zip(own, self._answer(self.load(name), [texts[row] for row in own]), strict=True):
+                answers[row] = answer
+        return answers
+
+    def _answer(self, loaded: Loaded, texts: Sequence[Question]) -> list[Answer]:
+        """The answers to texts of one entry."""
+        with self._computing(loaded), loaded.active():
+            return loaded.task.ask(loaded.view.model, loaded.view.tokenizer, texts, self.batch_size)
+
+    @contextlib.contextmanager
+    def _computing(self, loaded: Loaded) -> Iterator[None]:
         precision = loaded.entry.record.pipeline.training.precision
-        cast = torch.autocast(view.model.device.type, getattr(torch, precision), enabled=precision != "float32")
-        with torch.inference_mode(), cast, loaded.active():
-            return loaded.task.ask(view.model, view.tokenizer, texts, self.batch_size)
+        kind = loaded.view.model.device.type
+        with torch.inference_mode(), torch.autocast(kind, getattr(torch, precision), enabled=precision != "float32"):
+            yield
 
     def load(self, name: str) -> Loaded:
         """Hold an entry, and drop others as far as there is no room. :meth:`ask` does this when it is needed.
