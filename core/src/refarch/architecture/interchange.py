@@ -31,8 +31,6 @@ class TensorRule(Spec):
     units); if not, all parts have the whole of it."""
     absent: float | Literal["row norms"] = 0.0
     """Its rows for parts of a fused projection that the technique leaves alone."""
-    optional: bool = False
-    """Whether the function has it, and their file, only with some options."""
 
 
 class InterchangeSpec(Spec):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import refarch
 from refarch.errors import CompositionError, RefarchError, SpecError
 from refarch.testing.case import randomise
-from refarch.testing.models import outputs
+from refarch.testing.models import all_tiny, outputs
 
 from .support import batch_of, changed, close, tiny_of, trained_by_peft, with_peft
 
@@ -31,7 +31,11 @@ def both_ways(family: str, config: Any, folder: Path, head: str = "LM") -> refar
         warnings.simplefilter("ignore", Difference)
         adaptation = load_peft(model, folder / "theirs", trainable=True)
         save_peft(adaptation, folder / "ours")
-    close(outputs(model, batch), before)
+    adaptation.save(folder / "own")
+    own = tiny.model()
+    refarch.load(own, folder / "own")
+    for model_of_ours in (model, own):
+        close(outputs(model_of_ours, batch), before)
     close(outputs(with_peft(tiny, folder / "ours"), batch), before)
     return adaptation
 
@@ -94,6 +98,9 @@ def test_stacks_and_layers_of_an_encoder_decoder(tmp_path: Path) -> None:
 OFT_BY_NUMBER = peft.OFTConfig(
     r=4, oft_block_size=0, target_modules=["q_proj", "down_proj"], use_cayley_neumann=False
 )  # fmt: skip
+DORA_STABILISED = peft.LoraConfig(
+    r=4, lora_alpha=3, use_dora=True, use_rslora=True, target_modules=["q_proj", "v_proj"], rank_pattern={"v_proj": 2}
+)
 FOURIER_PATTERN = peft.FourierFTConfig(
     n_frequency=20, n_frequency_pattern={"value": 9}, target_modules=["query", "value"]
 )  # fmt: skip
@@ -105,12 +112,13 @@ FOURIER_PATTERN = peft.FourierFTConfig(
         (peft.LoHaConfig(r=3, target_modules=["query", "value"], rank_pattern={"value": 2}, rank_dropout=0.1), "bert"),
         (peft.LoKrConfig(r=2, target_modules=["query", "value"], alpha_pattern={"value": 3}), "bert"),
         (OFT_BY_NUMBER, "llama"),
+        (DORA_STABILISED, "llama"),
         (peft.BOFTConfig(boft_block_size=0, boft_block_num=8, target_modules=["q_proj", "down_proj"]), "llama"),
         (peft.FourierFTConfig(n_frequency=20, random_loc_seed=5, target_modules=["query"]), "bert"),
         (FOURIER_PATTERN, "bert"),
         (peft.VeraConfig(r=4, save_projection=False, projection_prng_key=7, target_modules=["query", "wi"]), "bert"),
     ],
-    ids=["loha", "lokr", "oft-by-number", "boft-by-number", "fourierft-seed", "fourierft-pattern", "vera-from-seed"],
+    ids=["loha", "lokr", "oft-by-number", "dora-rslora", "boft-by-number", "fourierft", "fourierft-pattern", "vera"],
 )  # fmt: skip
 def test_further_settings(config: Any, family: str, tmp_path: Path) -> None:
     if config.peft_type == "VERA":
@@ -357,3 +365,25 @@ def test_options_without_a_word_in_pefts_files_are_told(tmp_path: Path) -> None:
     adaptation = refarch.attach(tiny_of("llama").model(), "lora", preset="lora+", rank=2)
     with pytest.warns(Difference, match="learning_rate_ratio=16"):
         save_peft(adaptation, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "said"), [("t5", "encoder-decoder"), ("distilbert", "takes no"), ("albert", "share")]
+)
+def test_a_prefix_where_pefts_cache_is_something_else_is_refused(family: str, said: str, tmp_path: Path) -> None:
+    tiny = all_tiny([family])[-1]
+    adaptation = refarch.attach(tiny.model(), "prefix-tuning", length=3, hidden=8)
+    with pytest.raises(CompositionError, match=said):
+        save_peft(adaptation, tmp_path)
+
+
+def test_a_prefix_is_written_for_the_task_of_its_model(tmp_path: Path) -> None:
+    for family, head, task in (("llama", "LM", "CAUSAL_LM"), ("bert", "SequenceClassification", "FEATURE_EXTRACTION")):
+        tiny = tiny_of(family, head)
+        model = tiny.model()
+        adaptation = refarch.attach(model, "prefix-tuning", length=3, hidden=8)
+        randomise(adaptation)
+        with pytest.warns(Difference, match="positions"):
+            save_peft(adaptation, tmp_path / family)
+        assert json.loads((tmp_path / family / "adapter_config.json").read_text())["task_type"] == task
+        close(outputs(with_peft(tiny, tmp_path / family), batch_of(tiny)), outputs(model, batch_of(tiny, shift=3)))

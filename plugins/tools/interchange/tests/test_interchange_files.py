@@ -62,6 +62,34 @@ def test_damaged_files_are_refused(lora: Path) -> None:
     _refused(lora, "not finite")
 
 
+def test_a_pickle_in_disguise_and_a_bomb_are_refused(lora: Path) -> None:
+    path = lora / "adapter_model.safetensors"
+    whole = path.read_bytes()
+    torch.save({"a": torch.ones(2)}, path)
+    _refused(lora, "no valid safetensors")
+    path.write_bytes(whole)
+    (lora / "adapter_config.json").write_text("[" * 200_000 + "]" * 200_000)
+    _refused(lora, "nested too deeply")
+    (lora / "adapter_config.json").write_text('{"peft_type": "LORA", "r": "' + "9" * 2**24 + '"}')
+    _refused(lora, "at most")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"target_modules": r"(.*)*(.*)*x"}, "very long"),
+        ({"target_modules": ".*a" * 9}, "very long"),
+        ({"target_modules": "("}, "no pattern"),
+        ({"rank_pattern": {"(q+)+": 2}}, "very long"),
+        ({"exclude_modules": "a" * 2000}, "very long"),
+    ],
+)
+def test_patterns_that_could_take_forever_are_refused(lora: Path, changes: dict[str, Any], said: str) -> None:
+    settings = json.loads((lora / "adapter_config.json").read_text())
+    (lora / "adapter_config.json").write_text(json.dumps({**settings, **changes}))
+    _refused(lora, said)
+
+
 def test_tensors_that_are_missing_or_too_many_are_refused(lora: Path, tmp_path: Path) -> None:
     for number, (change, named) in enumerate(
         [
@@ -120,7 +148,10 @@ def test_a_hub_repository_is_fetched(lora: Path, monkeypatch: pytest.MonkeyPatch
     adaptation = load_peft(tiny_of("llama").model(), "someone/lora", revision="v1")
     assert adaptation.technique.name == "lora"
     assert asked["repository"] == "someone/lora" and asked["revision"] == "v1"
-    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(asked["allow_patterns"])
+    assert set(asked["allow_patterns"]) == {"adapter_config.json", "adapter_model.safetensors"}
+    (lora / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"holds no adapter_model\.safetensors"):
+        load_peft(tiny_of("llama").model(), "someone/lora")
 
 
 def test_it_stands_beside_what_is_attached_already(lora: Path) -> None:

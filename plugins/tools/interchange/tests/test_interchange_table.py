@@ -81,7 +81,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"a_setting_of_next_year": 3}, "a_setting_of_next_year"),
     ({"init_lora_weights": "corda"}, "init_lora_weights"),
     ({"init_lora_weights": "loftq"}, "init_lora_weights"),
-    ({"use_dora": True, "use_rslora": True}, "use_rslora"),
+    ({"use_dora": True, "init_lora_weights": "pissa"}, "init_lora_weights"),
 ]
 
 

@@ -35,9 +35,7 @@ def labels_of(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     return rows[-1] if rows else None
 
 
-def load_base(
-    name: str | None, class_name: str | None, labels: int | None, registry: Registry, revision: str | None = None
-) -> PreTrainedModel:
+def load_base(name: str | None, class_name: str | None, labels: int | None, registry: Registry) -> PreTrainedModel:
     """A base model in evaluation mode.
 
     Args:
@@ -45,7 +43,6 @@ def load_base(
         class_name: of transformers; what the base's own configuration says when left out.
         labels: of a classifier's head.
         registry: where installed models are looked up.
-        revision: of a hub repository.
 
     Raises:
         UsageError: no base or class is named, or it cannot be loaded.
@@ -56,7 +53,7 @@ def load_base(
             "give it with --model: an installed model, a folder or a hub id",
         )
     source = locate(BackboneChoice(name=name), registry)
-    common: dict[str, Any] = {"revision": revision or "main"}
+    common: dict[str, Any] = {}
     try:
         with quiet():
             if class_name is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from refarch_interchange.settings import Place
+from refarch_interchange.settings import Place, by_pattern
 
 
 def block_size(settings: Mapping[str, Any], place: Place) -> int:
@@ -38,3 +38,13 @@ def adalora_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Of AdaLoRA: peft wants a number of steps that its schedule fits in, also where nothing trains any more."""
     target = options["target_rank"] or max(1, round(2 * options["rank"] / 3))
     return {"target_r": target, "total_step": options["tinit"] + options["tfinal"] + 1}
+
+
+def dora_alpha(settings: Mapping[str, Any], place: Place) -> float:
+    """Of DoRA: the technique's scale is alpha / r, so with rsLoRA's alpha / sqrt(r) alpha is larger."""
+    alpha, rank = (
+        settings[name] if found is None else found
+        for name, pattern in (("lora_alpha", "alpha_pattern"), ("r", "rank_pattern"))
+        for found in (by_pattern(settings.get(pattern) or {}, place.path),)
+    )
+    return float(alpha * rank**0.5 if settings.get("use_rslora") else alpha)

@@ -56,7 +56,7 @@ def locate(source: str | Path, revision: str | None = None, names: tuple[str, ..
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(source), revision=revision, allow_patterns=[*names, PICKLE]))
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(names)))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UsageError(
             f"{str(source)!r} is no folder, and no hub repository that can be reached: {str(error).splitlines()[0]}",
@@ -88,6 +88,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path.parent} holds its tensors as {PICKLE}, a pickle, whose loading can run any code; it is not read",
             "load it where you trust it and save it again as safetensors: PeftModel.save_pretrained(folder)",
+        )
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path.parent} holds no {path.name}",
+            f"where there is only a pickle ({PICKLE}), which is not read, save it again as safetensors",
         )
     try:
         with safe_open(path, framework="pt") as file:

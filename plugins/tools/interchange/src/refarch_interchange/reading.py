@@ -24,7 +24,7 @@ from refarch_interchange.operations import Operation, operation
 from refarch_interchange.places import Chosen, Group, Places
 
 KINDS = {"linear": ("linear",), "norm": ("norm",), "attention": ("key_value",), "none": ()}
-TRAINING_ONLY = ("rank_dropout", "module_dropout", "boft_dropout", "encoder_dropout")
+TRAINING_ONLY = ("lora_dropout", "rank_dropout", "module_dropout", "boft_dropout", "encoder_dropout")
 
 
 def load_peft(

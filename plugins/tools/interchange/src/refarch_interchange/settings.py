@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from refarch import InterchangeSpec
+from refarch.errors import CheckpointError
 from refarch.plugins import resolve
 
 GENERAL = (
@@ -22,6 +23,8 @@ GENERAL = (
 """Settings that every configuration has, and that say nothing about the technique."""
 TRUE_WHEN_ABSENT = ("init_lora_weights", "use_cayley_neumann")
 """Settings that are on in a file of an older version, which does not have them yet; others are off."""
+MOST_REPEATS, LONGEST_PATTERN = 8, 1000
+"""What is asked of a pattern before it is matched: a file may come from anybody."""
 TRAINING = {"optimizer_type": "AdamW"}
 """What is taken for granted about a training that a file does not tell."""
 
@@ -97,7 +100,29 @@ def options(mapping: InterchangeSpec, settings: Mapping[str, Any], place: Place)
 
 def by_pattern(patterns: Mapping[str, Any], path: str) -> Any:
     """The value of the first pattern that matches the end of a path, as peft looks it up; None if none does."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", path)), None)
+    return next((value for key, value in patterns.items() if _matches(rf"(.*\.)?({_bounded(key)})", path)), None)
+
+
+def _bounded(pattern: str) -> str:
+    """A pattern of a file, if matching it cannot take forever: few repetitions, and none of a repetition.
+
+    Raises:
+        CheckpointError: it could.
+    """
+    nested, repeats = re.search(r"[+*}]\)+[+*{]", pattern), len(re.findall(r"[+*}]", pattern))
+    if nested or repeats > MOST_REPEATS or len(pattern) > LONGEST_PATTERN:
+        raise CheckpointError(
+            f"the settings match modules by {pattern[:80]!r}, which can take very long",
+            "name the modules in a list",
+        )
+    return pattern
+
+
+def _matches(pattern: str, path: str) -> bool:
+    try:
+        return re.fullmatch(pattern, path) is not None
+    except re.error as error:
+        raise CheckpointError(f"the settings hold {pattern!r}, which is no pattern: {error}") from None
 
 
 def targeted(settings: Mapping[str, Any], name: str, path: str) -> bool | None:
@@ -108,7 +133,7 @@ def targeted(settings: Mapping[str, Any], name: str, path: str) -> bool | None:
     if _names(settings.get("exclude_modules") or (), path):
         return False
     saved = settings.get("modules_to_save") or ()
-    if any(re.match(rf"(^|.*\.){module}($|\..*)", path) for module in saved):
+    if any(_matches(rf"(.*\.)?{_bounded(module)}(\..*)?", path) for module in saved):
         return False
     if not _names(targets, path):
         return False
@@ -116,12 +141,12 @@ def targeted(settings: Mapping[str, Any], name: str, path: str) -> bool | None:
     if layers is None or isinstance(targets, str) or layers == []:
         return True
     given = settings.get("layers_pattern") or ()
-    patterns = [rf"(?:^|.*?\.){p}\.(\d+)\." for p in ([given] if isinstance(given, str) else given)]
+    patterns = [rf"(?:^|.*?\.){re.escape(p)}\.(\d+)\." for p in ([given] if isinstance(given, str) else given)]
     found = next(filter(None, (re.match(p, path) for p in patterns or [r".*?\.[^.]*\.(\d+)\."])), None)
     return found is not None and int(found[1]) in ([layers] if isinstance(layers, int) else layers)
 
 
 def _names(targets: str | Iterable[str], path: str) -> bool:
     if isinstance(targets, str):
-        return re.fullmatch(targets, path) is not None
+        return _matches(_bounded(targets), path)
     return any(path == target or path.endswith(f".{target}") for target in targets)

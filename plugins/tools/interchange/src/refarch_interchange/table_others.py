@@ -39,7 +39,7 @@ ROTATIONS = (
         silent=(*INITIAL, "boft_block_size", "boft_block_num", "boft_dropout"),
         tensors=(
             TensorRule(own="rotations.{}.angles", theirs="boft_R", operation="skew", rows=False),
-            TensorRule(own="scales", theirs="boft_s", operation="column", absent=1.0, optional=True),
+            TensorRule(own="scales", theirs="boft_s", operation="column", absent=1.0),
         ),
         codec="refarch_interchange.codecs.rotations:Butterfly",
         fused="whole",

@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto as auto
 
@@ -77,9 +77,9 @@ class Prefix(Codec):
         """Nothing to choose; refuses where the cache does more than that.
 
         Raises:
-            CompositionError: the backbone has two stacks.
+            CompositionError: the backbone has two stacks, or takes no cache.
         """
-        _refuse_two_stacks(places)
+        _refuse_other_caches(places)
         return {}
 
     def prepare(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
@@ -98,7 +98,7 @@ class Prefix(Codec):
 
     def write(self, adaptation: Adaptation, places: Places, written: Written) -> None:
         """The keys and values of all layers, which must all have them."""
-        _refuse_two_stacks(places)
+        _refuse_other_caches(places)
         layers = adaptation.insertions[0].site.shape.layers
         slots = {str(insertion.site.ref) for insertion in adaptation.insertions}
         if len(adaptation.insertions) != layers or slots != {"attention.key_value"}:
@@ -109,8 +109,8 @@ class Prefix(Codec):
         blocks = [block.detach() for insertion in adaptation.insertions for block in insertion.function()]
         written.tensors[NAME] = torch.cat(blocks, dim=1)
         written.settings.update(virtual(adaptation.model, blocks[0].shape[1], keys=True))
-        if "past_key_values" not in inspect.signature(type(adaptation.model).forward).parameters:
-            written.settings["task_type"] = STATES  # peft refuses to give it a cache for any other task
+        if written.settings["task_type"] in WITH_HEAD and not _takes(adaptation.model, "past_key_values"):
+            written.settings["task_type"] = STATES  # for the others, peft refuses to give such a model a cache
         written.settings["prefix_projection"] = False
         _with_head(adaptation, places, written)
         _tell_positions(len(blocks[0]))
@@ -151,13 +151,24 @@ def _refuse_first_state(adaptation: Adaptation) -> None:
         )
 
 
-def _refuse_two_stacks(places: Places) -> None:
-    stacks = {site.stack.name for found in places.sites.values() for _, site in found if site.stack}
-    if len(stacks) > 1:
+def _takes(model: nn.Module, *names: str) -> bool:
+    """Whether a model's forward pass names one of these arguments."""
+    return bool(set(names) & inspect.signature(type(model).forward).parameters.keys())
+
+
+def _refuse_other_caches(places: Places) -> None:
+    if len({site.stack.name for site in places.available["layer"] if site.stack}) > 1:
         raise CompositionError(
             "peft's PREFIX_TUNING in an encoder-decoder is a cache whose tokens the decoder's position biases or"
             " embeddings count, which refarch's prefix is not",
             "use it on a model of one stack, or prompt tuning, which both compute alike everywhere",
+        )
+    model, layers = places.model, len(places.available["layer"])
+    if not _takes(model.base_model, "cache", "past_key_values") or layers != virtual(model, 1)["num_layers"]:
+        raise CompositionError(
+            f"peft's PREFIX_TUNING is a cache with a prefix for each layer, and {type(model.base_model).__name__} takes"
+            " no cache, or has layers that share their modules",
+            "use prompt tuning, or another backbone",
         )
 
 
