@@ -19,43 +19,42 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from refarch.pipeline.task import Rows
 
-_TOLD: ContextVar[Callable[[Sequence[int]], contextlib.AbstractContextManager[None]] | None] = ContextVar(
-    "told_rows", default=None
-)
 Collator = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
+Hear = Callable[[Sequence[int], int], None]
+_hearers: ContextVar[tuple[Hear, ...]] = ContextVar("hearers", default=())
 
 
 @contextlib.contextmanager
-def told_rows(told: Callable[[Sequence[int]], contextlib.AbstractContextManager[None]]) -> Iterator[None]:
-    """While inside, everything here that computes a batch does so within ``told(rows)``, with the indices of its rows:
-    for a model that must know which rows it has, as a composition does that splits batches.
+def hear_batches(hear: Hear) -> Iterator[None]:
+    """While inside, tell somebody of each batch before the model sees it: for rows that are computed each in its way.
 
     Args:
-        told: gives a context for one batch.
+        hear: gets the indices of the batch's rows, and how many rows there are in all.
     """
-    token = _TOLD.set(told)
+    token = _hearers.set((*_hearers.get(), hear))
     try:
         yield
     finally:
-        _TOLD.reset(token)
-
-
-def _telling(rows: Sequence[int]) -> contextlib.AbstractContextManager[None]:
-    told = _TOLD.get()
-    return contextlib.nullcontext() if told is None else told(rows)
+        _hearers.reset(token)
 
 
 def batches(
     rows: Rows, collator: Collator, batch_size: int, device: torch.device
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """All rows in batches of like length, the longest first: their indices and the collated tensors on ``device``."""
-    lengths = [tokens(rows[index]) for index in range(len(rows))]
-    order = sorted(range(len(rows)), key=lambda index: -lengths[index])
+    for chosen in in_order([tokens(rows[index]) for index in range(len(rows))], batch_size):
+        batch = collator([rows[index] for index in chosen])
+        yield chosen, {name: v.to(device) if isinstance(v, Tensor) else v for name, v in batch.items()}
+
+
+def in_order(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """The indices of rows in batches of like length, the longest first; whoever hears of batches is told of each."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = collator([rows[index] for index in chosen])
-        with _telling(chosen):
-            yield chosen, {name: v.to(device) if isinstance(v, Tensor) else v for name, v in batch.items()}
+        for hear in _hearers.get():
+            hear(chosen, len(order))
+        yield chosen
 
 
 def tokens(row: Mapping[str, Any]) -> int:
@@ -142,14 +141,11 @@ def generate(
             **settings,
         }
     )
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in in_order([len(prompt) for prompt in prompts], batch_size):
         ids, mask = padded([prompts[i] for i in chosen], int(tokenizer.pad_token_id or 0), left=decoder)
-        with _telling(chosen):
-            written: Tensor = model.generate(  # type: ignore[operator]
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
-            )
+        written: Tensor = model.generate(  # type: ignore[operator]
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+        )
         new = written[:, ids.shape[1] :] if decoder else written
         for row, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             texts[row] = text.strip()
@@ -196,9 +192,7 @@ def log_likelihoods(
         if not len(continuation) or (decoder and not len(context)):
             raise ValueError("a likelihood needs a continuation of one token at least, and a decoder a context")
     found = [Likelihood(0.0, 0)] * len(pairs)
-    order = sorted(range(len(pairs)), key=lambda index: -len(pairs[index][0]) - len(pairs[index][1]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in in_order([len(context) + len(continuation) for context, continuation in pairs], batch_size):
         if decoder:
             # the last token is not read: nothing is predicted from it
             ids, mask = padded([[*pairs[i][0], *pairs[i][1]][:-1] for i in chosen], pad, left=False)

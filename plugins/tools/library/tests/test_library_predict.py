@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from refarch_library import adding
+from refarch_library.predict.mixing import Mixture
 from refarch_library.predict.predictor import Predictor
 from refarch_library.store import Library
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
@@ -171,6 +172,36 @@ def test_what_cannot_share_a_batch_is_answered_all_the_same(library, make_run, m
     answers = predictor.ask_each([("a", "ak"), ("b", "ak"), ("a", "bl"), ("b", "bl")])
     assert answers == [expected["a"][0], expected["b"][0], expected["a"][1], expected["b"][1]]
     assert not any(a.enabled for name in "ab" for a in predictor.load(name).adaptations)
+
+
+def test_entries_of_one_task_share_forward_passes(library, make_run, monkeypatch):
+    """Where all that they have trained can be told apart by rows; other tasks and trained heads take turns."""
+    runs = {
+        "a": make_run("writing", "lora", backbone="gpt2"),
+        "b": make_run("writing", "ia3", backbone="gpt2"),
+        "c": make_run("writing", "lora", seed=1, backbone="gpt2"),
+        "d": make_run("writing", ["prefix-tuning", "adapter"], backbone="gpt2"),
+    }
+    for name, run in runs.items():
+        adding.add(library, run, name=name)
+    texts = ["ak", "bl", "a"]
+    alone = {name: Predictor(library, device="cpu").ask(name, texts) for name in runs}
+    asked = []
+    own = Mixture.ask
+    monkeypatch.setattr(
+        Mixture, "ask", lambda self, owners, *rest: asked.append(len(owners)) or own(self, owners, *rest)
+    )
+    predictor = Predictor(library, device="cpu", batch_size=5)
+    requests = [(name, text) for text in texts for name in runs]
+    for _ in range(2):
+        answers = predictor.ask_each(requests)
+        assert answers == [alone[name][texts.index(text)] for name, text in requests]
+    assert asked == [12, 12]
+    assert len({str(alone[name]) for name in runs}) > 1
+    assert predictor.ask("b", texts) == alone["b"] and asked == [12, 12, 3]
+    small = Predictor(library, device="cpu", limit=2)
+    assert small.ask_each(requests) == answers
+    assert len(small.held) == 2
 
 
 def test_no_more_is_held_than_may_be(library, make_run):

@@ -1,55 +1,72 @@
-"""Entries of one view in one batch, as a composition that gives each row the adaptations of its own entry."""
+"""Batches whose rows are of several entries: one forward pass, in which each row has its own adaptations."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from refarch import Adaptation, compose
-from refarch.architecture.expression import Operator, Split, Stack, Term
-from refarch.engine.attached import unused_name
-from refarch.errors import CompositionError, SpecError, UsageError
+from refarch import compose
+from refarch.errors import CompositionError
+from refarch.pipeline.evaluation import hear_batches
+from refarch.pipeline.task import Question
 
-Rows = Callable[[Sequence[str]], contextlib.AbstractContextManager[None]]
-"""Gets the entry's name for each row of a batch, and gives the context in which it is computed."""
-
-
-class NotMixable(UsageError):
-    """These entries cannot share a batch; the message says which property is in the way."""
+if TYPE_CHECKING:
+    from refarch_library.predict.loaded import Loaded
 
 
-@contextlib.contextmanager
-def mixed(entries: Mapping[str, Sequence[Adaptation]]) -> Iterator[Rows]:
-    """While inside, a batch of the entries' model may mix them.
+class NotByRow(CompositionError):
+    """The task asks more than one row for a text, or less, so no row is one entry's alone."""
+
+
+class Mixture:
+    """Entries of one view that split its batches.
 
     Args:
-        entries: by name, their adaptations in order; disabled, and so again afterwards.
+        members: entries that ask alike.
 
     Raises:
-        NotMixable: the algebra does not allow it.
+        CompositionError: they cannot share a forward pass: heads that they have trained, for example.
     """
-    everything = [adaptation for own in entries.values() for adaptation in own]
-    labels = {name: f"entry-{number}" for number, name in enumerate(entries)}
-    for adaptation in everything:
-        adaptation.enabled = True
-    try:
-        model = everything[0].model
+
+    def __init__(self, members: Sequence[Loaded]) -> None:
+        self.members = tuple(members)
+        terms: list[dict[str, Any]] = []
+        for number, member in enumerate(members):
+            names = [adaptation.name for adaptation in member.adaptations]
+            of: Any = names[0] if len(names) == 1 else {"op": "stack", "terms": names}
+            terms.append({"of": of, "label": f"entry-{number}"})
+        parts = {adaptation.name: adaptation for member in members for adaptation in member.adaptations}
+        model = members[0].view.model
+        self.composition = compose(model, {"op": "split", "terms": terms}, parts, trainable=False)
+
+    def holds(self, members: Sequence[Loaded]) -> bool:
+        """Whether all of them are in it."""
+        return all(member in self.members for member in members)
+
+    def ask(self, owners: Sequence[Loaded], texts: Sequence[Question], batch_size: int) -> list[dict[str, Any]]:
+        """The answers to texts, each by its own entry.
+
+        Raises:
+            NotByRow: the task does not ask one row for each text.
+        """
+        labels = [f"entry-{self.members.index(owner)}" for owner in owners]
+
+        def hear(chosen: Sequence[int], count: int) -> None:
+            if count != len(labels):
+                raise NotByRow(f"{len(labels)} texts are asked in {count} rows")
+            self.composition.assign([labels[index] for index in chosen])
+
+        first = owners[0]
         try:
-            terms = tuple(Term(of=_stacked(own), label=labels[name]) for name, own in entries.items())
-            split = Split(op="split", terms=terms)
-            composition = compose(model, split, name=unused_name(model, "mixed"), trainable=False)
-        except (CompositionError, SpecError, ValueError) as error:
-            raise NotMixable(str(error)) from None
-        try:
-            yield lambda names: composition.rows([labels[name] for name in names])
+            with contextlib.ExitStack() as stack:
+                for member in dict.fromkeys(owners):
+                    stack.enter_context(member.active())
+                stack.enter_context(hear_batches(hear))
+                return first.task.ask(first.view.model, first.view.tokenizer, texts, batch_size)
         finally:
-            composition.detach(parts=False)
-    finally:
-        for adaptation in everything:
-            adaptation.enabled = False
+            self.composition.assign(None)
 
-
-def _stacked(adaptations: Sequence[Adaptation]) -> str | Operator:
-    if len(adaptations) == 1:
-        return adaptations[0].name
-    return Stack(op="stack", terms=tuple(Term(of=adaptation.name) for adaptation in adaptations))
+    def dissolve(self) -> None:
+        """Let the entries' adaptations run by themselves again."""
+        self.composition.detach(parts=False)

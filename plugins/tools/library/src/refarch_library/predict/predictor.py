@@ -2,90 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from refarch import SOURCE_OPTIONS, SPLIT_OPTIONS, Adaptation, Registry, Task, default_registry, load
-from refarch.errors import CheckpointError, UsageError
+from refarch import Adaptation, Registry, Task, default_registry, load
+from refarch.errors import CheckpointError, CompositionError, UsageError
 from refarch.files import below
-from refarch.pipeline.evaluation import told_rows
 from refarch.pipeline.resolve import locate
 from refarch.pipeline.task import Question
 from refarch.plugins import resolve
 from refarch_library.base import choice, load_base
 from refarch_library.entry import Entry
 from refarch_library.finding import Found, find
-from refarch_library.predict.mixing import NotMixable, mixed
+from refarch_library.predict.loaded import Loaded, View
+from refarch_library.predict.mixing import Mixture, NotByRow
 from refarch_library.store import Library
 
 Answer = dict[str, Any]
 """What the task's ``ask`` gives for one text."""
 
 
-@dataclass
-class View:
-    """The backbone under one head. The views of a predictor share the backbone's parameters."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-
-
-@dataclass
-class Loaded:
-    """An entry on the backbone.
-
-    Attributes:
-        entry: what it says about itself.
-        view: where its adaptations are; they are disabled unless it is asked.
-        adaptations: in their order.
-        task: what encodes texts for it and reads its answers.
-    """
-
-    entry: Entry
-    view: View
-    adaptations: tuple[Adaptation, ...]
-    task: Task
-
-    @property
-    def bytes(self) -> int:
-        """What its parameters take."""
-        return sum(p.numel() * p.element_size() for a in self.adaptations for p in a.parameters())
-
-    @property
-    def mixes(self) -> bool:
-        """Whether its rows may stand in one batch with another entry's: it replaces no parameter, of a head say."""
-        return not any(adaptation.copies for adaptation in self.adaptations)
-
-    @property
-    def mixes_with(self) -> tuple[Any, ...]:
-        """What entries must have in common to be asked as one: the view, and all that decides how texts are asked."""
-        pipeline = self.entry.record.pipeline
-        data = {option.name for option in (*SOURCE_OPTIONS, *SPLIT_OPTIONS)}
-        options = {name: value for name, value in pipeline.task.options.items() if name not in data}
-        how = (pipeline.task.name, self.task.formulation, pipeline.training.precision, repr(sorted(options.items())))
-        return id(self.view), *how
-
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
-        """While inside, the view computes with this entry's adaptations and no others."""
-        for adaptation in self.adaptations:
-            adaptation.enabled = True
-        try:
-            yield
-        finally:
-            for adaptation in self.adaptations:
-                adaptation.enabled = False
-
-
 class Predictor:
     """Answers texts with the entries of a library, or with runs, on one backbone.
+
+    A batch may mix entries: those of one task and kind of head share forward passes, in which each row has its own
+    adaptations, wherever these can be told apart by rows (a head that was trained along cannot); others take turns.
 
     The backbone is that of the first entry that is asked. Entries with heads of different kinds or labels can be mixed:
     each kind of head is a view of its own over the same parameters. The answers are those of the model that the run
@@ -127,6 +73,7 @@ class Predictor:
         self.place = ""
         self._views: dict[tuple[Any, ...], View] = {}
         self._held: OrderedDict[str, Loaded] = OrderedDict()
+        self._apart: set[frozenset[str]] = set()
         self._lock = threading.RLock()
 
     @property
@@ -154,51 +101,69 @@ class Predictor:
         """
         answers: list[Answer] = [{}] * len(requests)
         with self._lock:
-            for names, rows in self._batches([name for name, _ in requests]):
-                texts = [requests[row][1] for row in rows]
-                owners = [requests[row][0] for row in rows]
-                for row, answer in zip(rows, self._answers(names, owners, texts), strict=True):
+            for rows in self._together([name for name, _ in requests]):
+                owners = [self.load(requests[row][0]) for row in rows]
+                found = self._answer(owners, [requests[row][1] for row in rows])
+                for row, answer in zip(rows, found, strict=True):
                     answers[row] = answer
         return answers
 
-    def _batches(self, owners: Sequence[str]) -> list[tuple[list[str], list[int]]]:
-        """The entries that may share batches, with the rows that are theirs."""
-        groups = _groups(owners)
-        together: dict[Any, list[str]] = {}
-        for number, name in enumerate(groups):
+    def _together(self, names: Sequence[str]) -> list[list[int]]:
+        """The rows in groups that are asked at once: those of one entry, or of several whose rows can share a batch."""
+        by_name: dict[str, list[int]] = {}
+        for row, name in enumerate(names):
+            by_name.setdefault(name, []).append(row)
+        alike: list[list[Loaded]] = []
+        for name in by_name:
             loaded = self.load(name)
-            together.setdefault(loaded.mixes_with if len(groups) > 1 and loaded.mixes else number, []).append(name)
-        return [(names, sorted(row for name in names for row in groups[name])) for names in together.values()]
+            own = next((members for members in alike if loaded.asks_as(members[0])), None)
+            if own is None or len(own) == self.limit:
+                alike.append([loaded])
+            else:
+                own.append(loaded)
+        groups: list[list[int]] = []
+        for members in alike:
+            held = all(self._held.get(member.name) is member for member in members)
+            together = len(members) > 1 and held and self._mix(members)
+            for some in [members] if together else [[member] for member in members]:
+                groups.append([row for member in some for row in by_name[member.name]])
+        return groups
 
-    def _answers(self, names: Sequence[str], owners: Sequence[str], texts: Sequence[Question]) -> list[Answer]:
-        """The answers to texts of entries that may share batches; entry by entry where they cannot after all."""
-        held = {name: self._held[name] for name in names if name in self._held}
-        if len(held) == len(names) > 1:  # all of them have room at once
-            first = held[names[0]]
-            with (
-                contextlib.suppress(NotMixable),
-                mixed({name: loaded.adaptations for name, loaded in held.items()}) as rows,
-                told_rows(lambda chosen: rows([owners[row] for row in chosen])),
-                self._computing(first),
-            ):
-                return first.task.ask(first.view.model, first.view.tokenizer, texts, self.batch_size)
-        answers: list[Answer] = [{}] * len(texts)
-        for name, own in _groups(owners).items():
-            for row, answer in zip(own, self._answer(self.load(name), [texts[row] for row in own]), strict=True):
-                answers[row] = answer
-        return answers
+    def _mix(self, members: Sequence[Loaded]) -> bool:
+        """Whether entries can share a forward pass; if so, they are ready for it."""
+        view, key = members[0].view, frozenset(member.name for member in members)
+        if view.mixture is not None and view.mixture.holds(members):
+            return True
+        if key in self._apart:
+            return False
+        view.dissolve()
+        try:
+            view.mixture = Mixture(members)
+        except CompositionError:
+            self._apart.add(key)
+        return view.mixture is not None
 
-    def _answer(self, loaded: Loaded, texts: Sequence[Question]) -> list[Answer]:
-        """The answers to texts of one entry."""
-        with self._computing(loaded), loaded.active():
-            return loaded.task.ask(loaded.view.model, loaded.view.tokenizer, texts, self.batch_size)
-
-    @contextlib.contextmanager
-    def _computing(self, loaded: Loaded) -> Iterator[None]:
-        precision = loaded.entry.record.pipeline.training.precision
-        kind = loaded.view.model.device.type
-        with torch.inference_mode(), torch.autocast(kind, getattr(torch, precision), enabled=precision != "float32"):
-            yield
+    def _answer(self, owners: Sequence[Loaded], texts: Sequence[Question]) -> list[Answer]:
+        """The answers to texts, each by its own entry; all are in one view."""
+        first, view = owners[0], owners[0].view
+        cast = torch.autocast(
+            view.model.device.type, getattr(torch, first.precision), enabled=first.precision != "float32"
+        )
+        with torch.inference_mode(), cast:
+            if view.mixture is not None and view.mixture.holds(owners):
+                try:
+                    return view.mixture.ask(owners, texts, self.batch_size)
+                except NotByRow:
+                    self._apart.add(frozenset(member.name for member in view.mixture.members))
+                    view.dissolve()
+            answers: list[Answer] = [{}] * len(texts)
+            for owner in dict.fromkeys(owners):
+                rows = [row for row, own in enumerate(owners) if own is owner]
+                with owner.active():
+                    found = owner.task.ask(view.model, view.tokenizer, [texts[row] for row in rows], self.batch_size)
+                for row, answer in zip(rows, found, strict=True):
+                    answers[row] = answer
+            return answers
 
     def load(self, name: str) -> Loaded:
         """Hold an entry, and drop others as far as there is no room. :meth:`ask` does this when it is needed.
@@ -211,7 +176,7 @@ class Predictor:
                 found = find(name, self.library)
                 task = self._task(found.entry)
                 view = self._view(found)
-                self._held[name] = Loaded(found.entry, view, self._put(found, view), task)
+                self._held[name] = Loaded(name, found.entry, view, self._put(found, view), task)
                 while len(self._held) > 1 and self._is_full():
                     self._drop()
             self._held.move_to_end(name)
@@ -235,6 +200,8 @@ class Predictor:
 
     def _drop(self) -> None:
         _, loaded = self._held.popitem(last=False)
+        if loaded.view.mixture is not None and loaded.view.mixture.holds([loaded]):
+            loaded.view.dissolve()
         for adaptation in reversed(loaded.adaptations):
             adaptation.detach()
 
@@ -290,11 +257,3 @@ def share(first: PreTrainedModel, second: PreTrainedModel) -> None:
         if other is not None and other.dtype == parameter.dtype and torch.equal(other, parameter):
             owner, _, leaf = name.rpartition(".")
             second.base_model.get_submodule(owner)._parameters[leaf] = other
-
-
-def _groups(names: Iterable[str]) -> dict[str, list[int]]:
-    """The rows of each name."""
-    found: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        found.setdefault(name, []).append(row)
-    return found

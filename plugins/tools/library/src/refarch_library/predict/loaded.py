@@ -1,0 +1,86 @@
+"""What a predictor holds: the backbone under a head, and entries on it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from refarch import Adaptation, Task
+from refarch_library.entry import Entry
+
+
+@dataclass(eq=False)
+class Loaded:
+    """An entry on the backbone.
+
+    Attributes:
+        name: by which it was asked for.
+        entry: what it says about itself.
+        view: where its adaptations are; they are disabled unless it is asked.
+        adaptations: in their order.
+        task: what encodes texts for it and reads its answers.
+    """
+
+    name: str
+    entry: Entry
+    view: View
+    adaptations: tuple[Adaptation, ...]
+    task: Task
+
+    @property
+    def bytes(self) -> int:
+        """What its parameters take."""
+        return sum(p.numel() * p.element_size() for a in self.adaptations for p in a.parameters())
+
+    @property
+    def precision(self) -> str:
+        """In which the run was."""
+        return str(self.entry.record.pipeline.training.precision)
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """While inside, this entry's adaptations take part."""
+        for adaptation in self.adaptations:
+            adaptation.enabled = True
+        try:
+            yield
+        finally:
+            for adaptation in self.adaptations:
+                adaptation.enabled = False
+
+    def asks_as(self, other: Loaded) -> bool:
+        """Whether another entry encodes texts and reads answers alike, on the same view."""
+        own, its = self.entry.record.pipeline.task, other.entry.record.pipeline.task
+        return (
+            self.view is other.view
+            and self.precision == other.precision
+            and self.task.formulation == other.task.formulation
+            and (own.name, own.options) == (its.name, its.options)
+        )
+
+
+@dataclass(eq=False)
+class View:
+    """The backbone under one head. The views of a predictor share the backbone's parameters.
+
+    Attributes:
+        model: the backbone with the head.
+        tokenizer: the backbone's.
+        mixture: entries whose rows share a forward pass now.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    mixture: Mixture | None = field(default=None)
+
+    def dissolve(self) -> None:
+        """Let entries run by themselves again."""
+        if self.mixture is not None:
+            self.mixture.dissolve()
+            self.mixture = None
+
+
+from refarch_library.predict.mixing import Mixture  # noqa: E402 - a view has one, and it has entries of a view
