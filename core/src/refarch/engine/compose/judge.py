@@ -74,7 +74,8 @@ class Judgement(Spec):
         lines = [f"{self.expression}: {self.verdict}"]
         for item in self.findings:
             error = "" if item.error is None else f" (error {item.error:.2g})"
-            lines.append(f"  {item.verdict}: {item.operator}: {item.reason}{error}")
+            where = f" part {item.part!r} at slot {item.slot!r} ({item.property}):" if item.part else ""
+            lines.append(f"  {item.verdict}: {item.operator}:{where} {item.reason}{error}")
         return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ import click
 PARTS = {
     "add": ("refarch_library.commands.keep:add", "Add what a finished run has trained."),
     "check": ("refarch_library.commands.keep:check", "Check entries: files, statements, installed plugins, the base."),
+    "compose": ("refarch_library.commands.compose:command", "Combine entries by an expression, judged beforehand."),
     "list": ("refarch_library.commands.find:list_", "All entries."),
     "port": ("refarch_library.commands.port:command", "Move an entry to another backbone of compatible slots."),
     "pull": ("refarch_library.commands.share:pull", "Copy an entry from a hub repository, a URL or a folder."),
@@ -34,6 +35,7 @@ Examples:
   refarch library push lora-sst2-minilm-seed0 hf://me/lora-sst2
   refarch library pull hf://me/lora-sst2
   refarch library port lora-sst2-minilm-seed0 --to ./another-model
+  refarch library compose "ties(law, news, density=0.2, rank=16)" --out merged/
 """
 
 
