@@ -82,6 +82,8 @@ def test_the_bytes_are_those_of_a_run(little, study, tmp_path, capsys):
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     capsys.readouterr()
     asked = ["--backbone", pipeline["backbone"], "--model-class", "AutoModelForSequenceClassification", "--train-head"]
+    saved = json.loads((tmp_path / "run" / "adaptations" / "lora" / "adaptation.json").read_text())
+    asked += ["--labels", ",".join(saved["labels"].values())]
     assert main(["estimate", *asked, "--technique", "lora", "--no-run", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["estimates"]
     names = ("trainable_parameters", "module_parameters", "total_parameters", "saved_bytes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -36,7 +37,13 @@ class Backbone:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
-def find(name: str, registry: Registry, dtype: Dtype | None = None, auto_class: str | None = None) -> Backbone:
+def find(
+    name: str,
+    registry: Registry,
+    dtype: Dtype | None = None,
+    auto_class: str | None = None,
+    labels: Sequence[str] = (),
+) -> Backbone:
     """Build a model plugin, a folder, a configuration file, a hub id, a family or a model type of transformers.
 
     Args:
@@ -44,11 +51,15 @@ def find(name: str, registry: Registry, dtype: Dtype | None = None, auto_class: 
         registry: where plugins are looked up.
         dtype: of the weights; the configuration's own when left out, or float32.
         auto_class: the transformers class whose head the model gets; the configuration's own when left out.
+        labels: names of those that the head tells apart; the configuration's own when left out. A checkpoint has them.
 
     Raises:
         UsageError: there is no such model, or it cannot be built.
     """
     config = source.find_config(name, None, registry)
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
     if Path(name).is_file():
         config.name_or_path = str(Path(name).parent)  # a checkpoint names the folder that the model is loaded from
     return of_config(config, name, dtype, auto_class)

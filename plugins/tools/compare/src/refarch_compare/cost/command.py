@@ -35,6 +35,7 @@ UNITS = {"": 10**9, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB":
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True, help="To train on.")
 @click.option("--model-class", "auto_class", metavar="CLASS", help="transformers' AutoModel class, for the head.")
+@click.option("--labels", metavar="NAME,NAME", help="What the head tells apart; the configuration's own if left out.")
 @click.option("--train-head", is_flag=True, help="The model's head trains along.")
 @click.option("--gradient-checkpointing", "checkpointing", is_flag=True, help="Layers run again in the backward pass.")
 @click.option("--memory", metavar="SIZE", help="24GB, 80GiB, or a number of GB: find the largest batch that fits.")
@@ -50,6 +51,7 @@ def command(
     optimizer: Optimizer,
     device: Device,
     auto_class: str | None,
+    labels: str | None,
     train_head: bool,
     checkpointing: bool,
     memory: str | None,
@@ -89,7 +91,7 @@ def command(
     registry = default_registry()
     chosen = [naming.parse(name, registry) for name in names] or naming.variants(registry, presets=False)
     started = time.perf_counter()
-    model = find(backbone, registry, dtype, auto_class)
+    model = find(backbone, registry, dtype, auto_class, labels.split(",") if labels else ())
     setting = Setting(
         batch=batch,
         tokens=tokens,
