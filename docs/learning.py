@@ -10,10 +10,8 @@ finished runs are not run again.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-from pathlib import Path
 
 import tables
 
@@ -92,11 +90,8 @@ def page(techniques: list[str], seeds: int, results: dict[str, tables.Result]) -
 
 def main(arguments: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.parser(__doc__, "learning", SEEDS)
     parser.add_argument("--technique", action="append", help="only this technique (and head-only); repeatable")
-    parser.add_argument("--seeds", type=int, default=SEEDS, choices=range(1, 11))
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--runs", type=Path, default=tables.ROOT / "runs" / "learning", help="where run folders are")
     chosen = parser.parse_args(arguments)
     from refarch.plugins.registry import default_registry
 

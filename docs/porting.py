@@ -164,14 +164,11 @@ def layers(backbone: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.parser(__doc__, "porting", SEEDS)
     parser.add_argument("--technique", action="append", help="only this technique; repeatable")
-    parser.add_argument("--seeds", type=int, default=SEEDS, choices=range(1, 11))
-    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--other", type=Path, default=OTHER, help="the second encoder's folder")
     parser.add_argument("--source-rows", type=int, default=SOURCE_ROWS, help="words that modules are trained on")
     parser.add_argument("--target-rows", type=int, default=TARGET_ROWS, help="words that training goes on with")
-    parser.add_argument("--runs", type=Path, default=tables.ROOT / "runs" / "porting", help="where run folders are")
     chosen = parser.parse_args(arguments)
     whole = not chosen.technique and (chosen.seeds, chosen.source_rows, chosen.target_rows) == (
         SEEDS,

@@ -6,6 +6,7 @@ and finished runs are not run again.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import multiprocessing
 import os
@@ -45,6 +46,21 @@ def one_thread() -> None:
     """One thread a process; before torch is imported."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def parser(doc: str | None, runs: str, seeds: int) -> argparse.ArgumentParser:
+    """The command line that all of them have.
+
+    Args:
+        doc: the script's docstring.
+        runs: the folder below ``runs`` that its run folders are in.
+        seeds: how many a whole page has.
+    """
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--seeds", type=int, default=seeds, choices=range(1, 11))
+    made.add_argument("--processes", type=int, default=2)
+    made.add_argument("--runs", type=Path, default=ROOT / "runs" / runs, help="where run folders are")
+    return made
 
 
 def perform(job: Job, folder: Path) -> Result:

@@ -11,7 +11,6 @@ was, and finished runs are not run again.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import statistics
@@ -199,12 +198,9 @@ def page(chosen: list[Row], seeds: int, results: dict[str, tables.Result]) -> st
 
 def main(arguments: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.parser(__doc__, "tasks", SEEDS)
     parser.add_argument("--only", action="append", help="only this data set; repeatable")
-    parser.add_argument("--seeds", type=int, default=SEEDS, choices=range(1, 11))
-    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--shared", type=Path, default=tables.ROOT.parent / "shared", help="the house's folder")
-    parser.add_argument("--runs", type=Path, default=tables.ROOT / "runs" / "tasks", help="where run folders are")
     chosen = parser.parse_args(arguments)
     if not (chosen.shared / "data").is_dir():
         parser.error(f"{chosen.shared} has no folder data: name the house's folder with --shared")
