@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import NoReturn
-
-import click
+from refarch.plugins import command_group
 
 PARTS = {
     "add": ("refarch_library.commands.keep:add", "Add what a finished run has trained."),
@@ -38,39 +35,4 @@ Examples:
   refarch library compose "ties(law, news, density=0.2, rank=16)" --out merged/
 """
 
-
-class Parts(click.Group):
-    """The commands in :data:`PARTS`."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(PARTS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in PARTS:
-            return None
-        module, _, name = PARTS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in PARTS and not args[0].startswith("-"):
-            _unknown(args[0])
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, PARTS[name][1]) for name in sorted(PARTS)])
-
-
-def _unknown(name: str) -> NoReturn:
-    from refarch.errors import UnknownNameError, did_you_mean
-
-    raise UnknownNameError(f"refarch library has no command {name!r}", did_you_mean(name, PARTS))
-
-
-@click.group("library", cls=Parts, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-def command() -> None:
-    """The group; its help text is :data:`HELP`."""
+command = command_group("library", HELP, PARTS)
