@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,21 @@ def row(technique: str, direction: str, cells: dict[str, dict[str, list[float]]]
     return lines
 
 
-def page(rows: list[str], own: list[str], seeds: int, source_rows: int, target_rows: int) -> str:
+def findings(found: Sequence[dict[str, dict[str, list[float]]]]) -> list[str]:
+    """In how many settings the ported module is told apart from each baseline, in words."""
+    lines = []
+    for kind, when in (("zero", "Zero-shot"), ("after", "After training")):
+        parts = []
+        for start in STARTS[1:]:
+            pairs = [list(zip(cells["ported"][kind], cells[start][kind], strict=True)) for cells in found]
+            means = [tables.interval([one - other for one, other in pair]) for pair in pairs]
+            better, worse = sum(mean > half for mean, half in means), sum(-mean > half for mean, half in means)
+            parts.append(f"better than `{start}` in {better}, worse in {worse}")
+        lines.append(f"- {when}, of {len(found)} settings the ported module is {'; '.join(parts)}. The rest is noise.")
+    return lines
+
+
+def page(rows: list[str], own: list[str], shown: list[str], seeds: int, source_rows: int, target_rows: int) -> str:
     """The page as Markdown."""
     lines = [
         "# Porting between two encoders",
@@ -112,6 +127,10 @@ def page(rows: list[str], own: list[str], seeds: int, source_rows: int, target_r
         "|---|---|---|---|---|---|---|",
         *rows,
         "",
+        "## What it shows",
+        "",
+        *shown,
+        "",
         "On its own encoder each module scores: " + "; ".join(own) + ".",
         "",
         "## How to reproduce it",
@@ -122,7 +141,7 @@ def page(rows: list[str], own: list[str], seeds: int, source_rows: int, target_r
     return "\n".join(lines) + "\n"
 
 
-def study(chosen: argparse.Namespace, seeds: range) -> tuple[list[str], list[str], dict[str, tables.Result]]:
+def study(chosen: argparse.Namespace, seeds: range) -> tuple[list[str], list[str], list[str], dict[str, tables.Result]]:
     """All runs, as lines of the page."""
     backbones = (BACKBONE, str(chosen.other))
     jobs = {
@@ -140,7 +159,7 @@ def study(chosen: argparse.Namespace, seeds: range) -> tuple[list[str], list[str
         later += own
         print(f"[{number}/{len(jobs)}] ported {job.name}", file=sys.stderr, flush=True)
     results |= tables.run_all(later, chosen.runs, chosen.processes)
-    rows, scores = [], []
+    rows, scores, every = [], [], []
     for technique in chosen.technique:
         for backbone in backbones:
             other = next(name for name in backbones if name != backbone)
@@ -152,9 +171,10 @@ def study(chosen: argparse.Namespace, seeds: range) -> tuple[list[str], list[str
                 }
                 for start in STARTS
             }
+            every.append(cells)
             rows += row(technique, f"{layers(backbone)} to {layers(other)}", cells)
             scores.append(f"`{technique}` {layers(backbone)} {tables.spread([results[name].score for name in names])}")
-    return rows, scores, results
+    return rows, scores, findings(every), results
 
 
 def layers(backbone: str) -> str:
@@ -176,8 +196,8 @@ def main(arguments: list[str] | None = None) -> int:
         TARGET_ROWS,
     )
     chosen.technique = chosen.technique or list(TECHNIQUES)
-    rows, scores, results = study(chosen, range(chosen.seeds))
-    text = page(rows, scores, chosen.seeds, chosen.source_rows, chosen.target_rows)
+    rows, scores, shown, results = study(chosen, range(chosen.seeds))
+    text = page(rows, scores, shown, chosen.seeds, chosen.source_rows, chosen.target_rows)
     return tables.finish(text, PAGE if whole else None, results)
 
 

@@ -33,12 +33,17 @@ def tiny_t5(folder: Path, data: Path, tokenizer: Path, steps: int = STEPS) -> Pa
         steps: of pretraining.
     """
     import torch
+    from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
     if (folder / DONE).is_file():
         return folder
     tokens = AutoTokenizer.from_pretrained(tokenizer)
     tokens.pad_token = tokens.unk_token
+    end = TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[(tokens.eos_token, tokens.eos_token_id)]
+    )
+    tokens.backend_tokenizer.post_processor = end  # T5 reads, and classifies by, what ends a text
     random.seed(0)
     torch.manual_seed(0)
     ends = {"pad_token_id": tokens.pad_token_id, "eos_token_id": tokens.eos_token_id}
