@@ -4,8 +4,9 @@
     python docs/matrix.py --technique lora --family bert    # a part; prints the page
     python docs/matrix.py --json results.json               # every result as data, too
 
-Runs on the families' tiny models, in two processes. Exits with 1 if anything fails. What a plugin's own tests exempt
-from the kit is exempt here too, and listed with its reason.
+Runs on the families' tiny models, in two processes, with the options of the plugin's own tests on all families, which
+suit so small models. Exits with 1 if anything fails. What these tests exempt from the kit is exempt here too, and
+listed with its reason.
 """
 
 from __future__ import annotations
@@ -58,9 +59,17 @@ class Cell:
         return "pass" if self.count("passed") else "FAIL"
 
 
-def exemptions(root: Path = ROOT) -> dict[str, dict[str, Any]]:
-    """What the techniques' own conformance classes exempt, with reasons, by technique; read without importing them."""
-    found: dict[str, dict[str, Any]] = {}
+@dataclass
+class Own:
+    """What a technique's own conformance class on all families says."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    exempt: dict[str, str] = field(default_factory=dict)
+
+
+def own_tests(root: Path = ROOT) -> dict[str, Own]:
+    """The first such class of each technique, by the technique's name; read without importing it."""
+    found: dict[str, Own] = {}
     for path in sorted(root.glob("plugins/techniques/*/tests/test_*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if not isinstance(node, ast.ClassDef) or "TechniqueConformance" not in map(ast.unparse, node.bases):
@@ -68,18 +77,18 @@ def exemptions(root: Path = ROOT) -> dict[str, dict[str, Any]]:
             said: dict[str, Any] = {}
             for item in node.body:
                 target = item.targets[0] if isinstance(item, ast.Assign) else getattr(item, "target", None)
-                if isinstance(target, ast.Name) and target.id in ("technique", "exempt", "options"):
+                if isinstance(target, ast.Name) and target.id in ("technique", "exempt", "options", "families"):
                     try:
                         said[target.id] = ast.literal_eval(item.value)  # type: ignore[attr-defined]
                     except ValueError:
                         continue
-            if isinstance(said.get("technique"), str) and not said.get("options"):
-                plain = {name.removeprefix("test_"): why for name, why in said.get("exempt", {}).items()}
-                found.setdefault(said["technique"], {}).update(plain)
+            if isinstance(said.get("technique"), str) and "families" not in said:
+                exempt = {name.removeprefix("test_"): why for name, why in said.get("exempt", {}).items()}
+                found.setdefault(said["technique"], Own(said.get("options", {}), exempt))
     return found
 
 
-def run_cell(technique: str, family: str, exempt: dict[str, str]) -> Cell:
+def run_cell(technique: str, family: str, own: Own) -> Cell:
     """Run the kit on one technique and family (or what is about the plugin alone); never raises."""
     started, cell = time.perf_counter(), Cell(technique, family)
     try:
@@ -92,7 +101,9 @@ def run_cell(technique: str, family: str, exempt: dict[str, str]) -> Cell:
         default_registry().technique(technique)
         alone = family == PLUGIN
         others = {name: ELSEWHERE for name, check in CHECKS.items() if check.once != alone}
-        report = run_checks(technique, families=None if alone else [family], exempt={**exempt, **others})
+        report = run_checks(
+            technique, own.options, families=None if alone else [family], exempt={**own.exempt, **others}
+        )
         cell.results = [result.model_dump() for result in report.results if result.message != ELSEWHERE]
     except Exception as error:  # a broken plugin is one cell's result
         cell.error = f"{type(error).__name__}: {error}"
@@ -100,7 +111,7 @@ def run_cell(technique: str, family: str, exempt: dict[str, str]) -> Cell:
     return cell
 
 
-def run_all(jobs: list[tuple[str, str, dict[str, str]]], processes: int) -> Iterator[Cell]:
+def run_all(jobs: list[tuple[str, str, Own]], processes: int) -> Iterator[Cell]:
     """All cells as they finish. A process that dies costs its own cell: what it took along runs again, one by one."""
     context, left = multiprocessing.get_context("spawn"), list(jobs)
     if processes > 1:
@@ -139,7 +150,8 @@ def page(cells: list[Cell]) -> str:
         f" passed, {results['skipped']} not applicable, {results['exempt']} exempt,"
         f" {results['failed'] + results['error']} failed.",
         "",
-        "Each cell is the conformance kit on the family's tiny model under each of its auto classes: the number of"
+        "Each cell is the conformance kit on the family's tiny model, with the options of the plugin's own tests,"
+        " under each of its auto classes: the number of"
         " checks passed, and after + of those that have nothing to check there."
         " Under `plugin` are the checks of a technique by itself. `n/a` refers to the reasons below."
         " `python docs/matrix.py` writes this page.",
@@ -244,8 +256,10 @@ def main(arguments: list[str] | None = None) -> int:
     broken = [item for item in registry.check() if item.kind in ("technique", "backbone") and item.status != "ok"]
     families = chosen.family or sorted(family.name for family in registry.families() if isinstance(family, FamilySpec))
     techniques = chosen.technique or registry.names("technique")
-    said = exemptions()
-    jobs = [(technique, family, said.get(technique, {})) for technique in techniques for family in [PLUGIN, *families]]
+    said = own_tests()
+    jobs = [
+        (technique, family, said.get(technique, Own())) for technique in techniques for family in [PLUGIN, *families]
+    ]
     cells: list[Cell] = []
     started = time.perf_counter()
     for cell in run_all(jobs, chosen.processes):

@@ -100,18 +100,20 @@ def test_the_matrix_shows_failures_reasons_and_broken_plugins():
 
 def test_a_technique_that_does_not_load_costs_its_own_cell_only():
     matrix = load("matrix")
-    cell = matrix.run_cell("no-such-technique", "bert", {})
+    cell = matrix.run_cell("no-such-technique", "bert", matrix.Own())
     assert cell.state == "FAIL"
     assert "no technique named" in cell.error
 
 
-def test_exemptions_are_read_from_the_plugins_own_tests(tmp_path):
+def test_options_and_exemptions_are_those_of_the_plugins_own_tests_on_all_families(tmp_path):
     folder = tmp_path / "plugins/techniques/t/tests"
     folder.mkdir(parents=True)
     (folder / "test_t.py").write_text(
-        "class TestT(TechniqueConformance):\n    technique = 't'\n    exempt = {'test_merges': 'because'}\n"
-        "class TestOther(TechniqueConformance):\n    technique = 't'\n    options = {'rank': 2}\n"
-        "    exempt = {'identity': 'with these options alone'}\n",
+        "class TestSome(TechniqueConformance):\n    technique = 't'\n    families = ('bert',)\n"
+        "class TestT(TechniqueConformance):\n    technique = 't'\n    options = {'rank': 2}\n"
+        "    exempt = {'test_merges': 'because'}\n"
+        "class TestOther(TechniqueConformance):\n    technique = 't'\n    exempt = {'identity': 'with these alone'}\n",
         encoding="utf-8",
     )
-    assert load("matrix").exemptions(tmp_path) == {"t": {"merges": "because"}}
+    matrix = load("matrix")
+    assert matrix.own_tests(tmp_path) == {"t": matrix.Own({"rank": 2}, {"merges": "because"})}
