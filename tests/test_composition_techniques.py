@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 import refarch
 from refarch.errors import CompositionError, SlotError
+from refarch.testing.case import randomise
 from refarch.testing.models import Tiny, all_tiny, outputs
 
 TECHNIQUES = refarch.default_registry().names("technique")
@@ -108,3 +109,18 @@ def test_a_technique_averages_with_itself_to_itself(pair: tuple[Tiny, PreTrained
     refarch.combine(model, "average(x, y)", name="z")
     assert [part.name for part in refarch.adaptations(model)] == ["z"]
     torch.testing.assert_close(outputs(model, batch), one, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("expression", ["sum(hra: 0.5, lora: 0.5)", "stack(tiny, sum(hra: 0.5, lora: 0.5))"])
+def test_attention_of_its_own_inside_a_change_of_the_input_is_refused_beforehand(expression: str) -> None:
+    (tiny, *_) = all_tiny(["bert"])
+    model = tiny.model()
+    refarch.attach(model, "tiny-attention", name="tiny")
+    for name in ("hra", "lora"):
+        refarch.attach(model, name, slots=["attention.output"])
+    with pytest.raises(CompositionError, match=r"attention\.output: part 'hra' .* and 'tiny' inside it"):
+        refarch.compose(model, expression)
+    randomise(refarch.adaptations(model)[0])
+    composition = refarch.compose(model, "stack(sum(hra: 0.5, lora: 0.5), tiny)")  # the other way round
+    assert outputs(model, tiny.batch(model, lengths=(7, 5))).isfinite().all()
+    composition.detach()

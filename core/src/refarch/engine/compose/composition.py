@@ -19,7 +19,7 @@ from refarch.engine.compose import merging
 from refarch.engine.compose.build import Builder, names_in
 from refarch.engine.compose.places import Group
 from refarch.engine.compose.rows import Names, Rows, State
-from refarch.engine.compose.rules import refuse_impossible, refuse_unreadable
+from refarch.engine.compose.rules import refuse_asked_twice, refuse_impossible, refuse_unreadable
 from refarch.engine.dispatch import Dispatcher
 from refarch.engine.merge import give_back, keep
 from refarch.engine.plan import seeded
@@ -78,6 +78,7 @@ class Composition:
         with seeded(self.seed):
             builder.build()
         refuse_unreadable(builder.groups)
+        refuse_asked_twice(builder.groups)
         with torch.no_grad():
             builder.aim()
         return builder
