@@ -160,13 +160,13 @@ def line(row: Row, seeds: int, results: dict[str, tables.Result]) -> str:
     sign = 1 if lora[0].greater_is_better else -1
     digits = 1 if max(result.score for result in (*lora, *head)) > 10 else 3
     mean, half = tables.interval([one.score - other.score for one, other in zip(lora, head, strict=True)])
-    best = max((sign * value, name) for name, value in (*lora[0].baselines.items(), ("untrained", start.score)))
-    own = [sign * result.score for result in lora]
-    verdict = [
-        "head-only" if sign * mean > half else "",
-        "trivial" if min(own) > best[0] and statistics.fmean(own) > best[0] else "",
-    ]
-    trivial = ", ".join(f"{name} {value:.{digits}f}" for name, value in lora[0].baselines.items())
+    better = all(
+        sign * result.score > max(sign * value for value in (*result.baselines.values(), start.score))
+        for result in lora
+    )
+    verdict = ["head-only" if sign * mean > half else "", "trivial" if better else ""]
+    names = {name: [result.baselines[name] for result in lora] for name in lora[0].baselines}
+    trivial = ", ".join(f"{name} {statistics.fmean(values):.{digits}f}" for name, values in names.items())
     return (
         f"| {row.data} | {row.task} | {row.kind} | {lora[0].metric}{'' if sign > 0 else ' (lower is better)'} |"
         f" {tables.spread([r.score for r in lora], digits)} | {tables.spread([r.score for r in head], digits)} |"
@@ -175,7 +175,7 @@ def line(row: Row, seeds: int, results: dict[str, tables.Result]) -> str:
     )
 
 
-def page(chosen: list[Row], seeds: int, results: dict[str, tables.Result]) -> str:
+def page(chosen: list[Row], seeds: int, results: dict[str, tables.Result], command: str) -> str:
     """The page as Markdown."""
     lines = [
         "# Tasks on real data",
@@ -186,9 +186,9 @@ def page(chosen: list[Row], seeds: int, results: dict[str, tables.Result]) -> st
         f" it). No small trained encoder-decoder comes in a package; this one is made here: {pretrain.ABOUT}.",
         "",
         "*Untrained* is the model as it came, with a new head where the task has one; the other trivial answers are"
-        " those of the task. LoRA *beats* head-only where the 95 % interval of the paired differences (Student's t)"
-        " leaves out zero, and the trivial answers where each of its seeds is better than the best of them. Where the"
-        " task keeps the model's own head (`generative`), head-only trains that head.",
+        " those of the task (means over the seeds). LoRA *beats* head-only where the 95 % interval of the paired"
+        " differences (Student's t) leaves out zero, and the trivial answers where it is better than the best of them"
+        " with each seed. Where the task keeps the model's own head (`generative`), head-only trains that head.",
         "",
         "| data | task | backbone | score | LoRA | head-only | difference, 95 % | untrained | trivial answers |"
         " LoRA beats |",
@@ -199,7 +199,7 @@ def page(chosen: list[Row], seeds: int, results: dict[str, tables.Result]) -> st
         "",
         "## How to reproduce it",
         "",
-        "`python docs/tasks_table.py` writes this page from the house's data (`--shared`); run folders with pipeline,"
+        f"`{command}` writes this page from the house's data (`--shared`); run folders with pipeline,"
         f" metrics and record are left in `runs/tasks`. {tables.machine()}",
     ]
     return "\n".join(lines) + "\n"
@@ -208,6 +208,7 @@ def page(chosen: list[Row], seeds: int, results: dict[str, tables.Result]) -> st
 def main(arguments: list[str] | None = None) -> int:
     """The command."""
     parser = tables.parser(__doc__, "tasks", SEEDS)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where a part's page goes")
     parser.add_argument("--only", action="append", help="only this data set; repeatable")
     parser.add_argument("--shared", type=Path, default=tables.ROOT.parent / "shared", help="the house's folder")
     chosen = parser.parse_args(arguments)
@@ -221,8 +222,9 @@ def main(arguments: list[str] | None = None) -> int:
     pretrain.tiny_t5(models["encoder-decoder"], data, models["decoder"])
     todo = [job for row in wanted for job in jobs(row, models[row.kind], chosen.seeds)]
     results = tables.run_all(todo, chosen.runs, chosen.processes)
-    whole = not chosen.only and chosen.seeds == SEEDS
-    return tables.finish(page(wanted, chosen.seeds, results), PAGE if whole else None, results)
+    target = chosen.output or (PAGE if not chosen.only and chosen.seeds == SEEDS else None)
+    command = " ".join(["python docs/tasks_table.py", *(f"--only {data}" for data in chosen.only or ())])
+    return tables.finish(page(wanted, chosen.seeds, results, command), target, results)
 
 
 if __name__ == "__main__":

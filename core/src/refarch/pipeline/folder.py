@@ -74,8 +74,8 @@ class RunFolder:
             write_text(path, pipeline.to_json())
             return
         there = PipelineSpec.parse(read_json(path), str(path))
-        if there != pipeline:
-            changed = differences(there.model_dump(), pipeline.model_dump())
+        changed = differences(there.model_dump(mode="json"), pipeline.model_dump(mode="json"))  # files have no tuples
+        if changed:
             raise UsageError(
                 f"{self.path} holds a run of another pipeline; it differs in {', '.join(changed[:5])}",
                 "choose another folder, or repeat the same pipeline to resume it",
