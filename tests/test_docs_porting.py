@@ -29,7 +29,11 @@ def test_differences_are_paired_and_of_the_ported_module(porting):
         lines[1] == "| `lora` | L6 to L3 | sampled | 0.550 ± 0.071 | +0.300 ± 0.000 | 0.600 ± 0.071 | +0.300 ± 0.000 |"
     )
     assert "| +0.050 ± 0.635 |" in lines[2] and len(lines) == 4
-    page = porting.page(lines, ["`lora` L6 0.900"], 2, 1500, 200)
+    shown = porting.findings([cells, cells])
+    assert (
+        "of 2 settings the ported module is better than `sampled` in 2, worse in 0; better than `head` in 0" in shown[0]
+    )
+    page = porting.page(lines, ["`lora` L6 0.900"], shown, 2, 1500, 200)
     assert all(line in page for line in lines) and "1,500 words" in page and "`lora` L6 0.900" in page
 
 
