@@ -16,17 +16,6 @@ if TYPE_CHECKING:
     from refarch.engine.adaptation import Adaptation
     from refarch.engine.compose.composition import Composition
 
-RESERVED = frozenset(dir(nn.Module())) | {
-    "order",
-    "trained",
-    "fingerprint",
-    "compositions",
-    "ordered",
-    "keep_order",
-    "give_back",
-}
-"""Names that neither an adaptation nor a module of it can have, because torch's modules and :class:`Attached` do."""
-
 
 class Tree(nn.Module):
     """A plain container whose attribute path spells a slot's address."""
@@ -80,6 +69,10 @@ class Attached(nn.Module):
         """The container of a model, or None."""
         found = model._modules.get("refarch")
         return found if isinstance(found, cls) else None
+
+
+RESERVED = frozenset(dir(Attached)) | {"order", "compositions", "trained", "fingerprint", "ordered"}
+"""Names that neither an adaptation nor a module of it can have, because torch's modules and :class:`Attached` do."""
 
 
 def adaptations(model: nn.Module) -> tuple[Adaptation, ...]:

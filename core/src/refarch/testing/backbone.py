@@ -16,8 +16,8 @@ class BackboneConformance(Conformance):
 
     Subclass it in a test module of the plugin::
 
-        class TestBert(BackboneConformance):
-            family = "bert"
+        class TestMine(BackboneConformance):
+            family = "my-family"
 
     Attributes:
         family: an installed family's name, or a spec.

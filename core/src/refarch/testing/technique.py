@@ -16,8 +16,8 @@ class TechniqueConformance(Conformance):
 
     Subclass it in a test module of the plugin::
 
-        class TestLora(TechniqueConformance):
-            technique = "lora"
+        class TestMine(TechniqueConformance):
+            technique = "my-technique"
             options = {"rank": 4}
 
     A model that lacks the technique's slots is skipped, with the reason shown.

@@ -18,7 +18,7 @@ from refarch import Data, Option, Task
 from refarch.architecture import validate_options
 from refarch.errors import DataError, RunError
 from refarch.pipeline.evaluation import collect
-from refarch.pipeline.splits import make_splits
+from refarch.pipeline.splits import parted
 from refarch.pipeline.task import Question
 from refarch_text_classification import OPTIONS
 from refarch_text_classification.examples import Corpus, Examples, label_names, numbered
@@ -179,19 +179,16 @@ class TextClassification(Task):
         return examples.labels
 
     def _parted(self, corpus: Corpus, names: Sequence[str], seed: int) -> Splits:
-        train = corpus.train
-        parts = make_splits(
+        given = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
+        made = parted(
+            {name: part for name, part in given.items() if part is not None},
             self.options,
             seed,
-            self.strata(train),
-            [self.group(train.whole(index)) for index in range(len(train))],
-            test_labels=None if corpus.test is None else self.strata(corpus.test),
-            has_validation=corpus.validation is not None,
-            where=train.source,
+            groups=lambda train: [self.group(train.whole(index)) for index in range(len(train))],
+            labels=self.strata,
+            where=corpus.train.source,
         )
-        made = None if parts.validation is None else train.select(parts.validation)
-        test = (corpus.test or train).select(parts.test)
-        return Splits(train.select(parts.train), corpus.validation or made, test, names)
+        return Splits(made["train"], made.get("validation"), made["test"], names)
 
     def ask(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Question], batch_size: int
