@@ -131,7 +131,9 @@ def test_models_and_techniques_that_are_not_known() -> None:
         refarch.attach(em.tiny("bert"), "lora", rnak=3)
 
 
-@pytest.mark.parametrize("name", ["order", "train", "forward", "training", "type", "half", "of", "keep_order", "compositions"])
+@pytest.mark.parametrize(
+    "name", ["order", "train", "forward", "training", "type", "half", "of", "give_back", "ordered"]
+)
 def test_names_that_modules_have_too(name: str) -> None:
     model = em.tiny("bert")
     before = em.snapshot(model)

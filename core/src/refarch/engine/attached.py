@@ -71,7 +71,7 @@ class Attached(nn.Module):
         return found if isinstance(found, cls) else None
 
 
-RESERVED = frozenset(dir(Attached)) | {"order", "compositions", "trained", "fingerprint", "ordered"}
+RESERVED = {*dir(nn.Module()), *dir(Attached)} | {"order", "compositions", "trained", "fingerprint", "ordered"}
 """Names that neither an adaptation nor a module of it can have, because torch's modules and :class:`Attached` do."""
 
 

@@ -21,6 +21,14 @@ TASKS = {
     "topic": {"name": "text-classification", "train": "topic.csv"},
     "names": {"name": "token-classification", "train": "names.conll"},
     "writing": {"name": "text-generation", "train": "writing.jsonl", "max_length": 40, "max_target": 8},
+    "writing-more": {
+        "name": "text-generation",
+        "train": "writing.jsonl",
+        "train_limit": 8,
+        "split_seed": 3,
+        "max_length": 40,
+        "max_target": 8,
+    },
 }
 
 

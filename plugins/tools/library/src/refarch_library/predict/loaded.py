@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch import Adaptation, Task
+from refarch import SOURCE_OPTIONS, SPLIT_OPTIONS, Adaptation, Task
 from refarch_library.entry import Entry
 
 
@@ -58,8 +59,14 @@ class Loaded:
             self.view is other.view
             and self.precision == other.precision
             and self.task.formulation == other.task.formulation
-            and (own.name, own.options) == (its.name, its.options)
+            and (own.name, _asking(own.options)) == (its.name, _asking(its.options))
         )
+
+
+def _asking(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a task's options that say how texts are asked, and not which data a run was trained on."""
+    data = {option.name for option in (*SOURCE_OPTIONS, *SPLIT_OPTIONS)}
+    return {name: value for name, value in options.items() if name not in data}
 
 
 @dataclass(eq=False)
