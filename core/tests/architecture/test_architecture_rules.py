@@ -66,6 +66,11 @@ BROKEN: dict[str, dict[str, Any]] = {
     "a sequence takes concatenation": {**ADDITION, "workspace": ["attention.key_value"]},
     "gated attention over free tokens": {**ATTENDED, "form": "mlp"},
     "projected tokens are keys and values": {**CONCATENATION, "projected": True},
+    "counted tokens stand before others": {
+        **CONCATENATION,
+        "workspace": ["cross_attention.key_value"],
+        "counted": True,
+    },
     "concatenation of free tokens": {**CONCATENATION, "input_type": "hidden"},
     "tokens are concatenated": {**ADDITION, "form": "tokens"},
     "concatenation is parallel": {**CONCATENATION, "insertion": "sequential"},

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import EncoderDecoderCache
 
 import refarch
-from refarch.errors import CompositionError, SlotError
+from refarch.errors import CompositionError, SlotError, SpecError
 
 LENGTH = 3
 
@@ -166,3 +167,43 @@ def test_other_models_of_the_process_keep_their_attention() -> None:
     _attached(one)
     assert other.config._attn_implementation == "sdpa"
     assert torch.equal(other(**values).logits, expected)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_counted_tokens_equal_past_key_values_of_a_model_with_position_biases(implementation: str) -> None:
+    model, values = em.tiny("t5"), em.batch("t5")
+    model.set_attn_implementation(implementation)
+    plain = copy.deepcopy(model)
+    counted = em.technique(em.module("KeyValues", "concatenation", "attention.key_value", counted=True))
+    adaptation = refarch.attach(model, counted, layers={"stacks": ["decoder"]})
+    rows = len(values["input_ids"])
+
+    def past() -> EncoderDecoderCache:
+        own = _cache(plain, adaptation, rows)
+        return EncoderDecoderCache(own, DynamicCache())
+
+    found, wanted = model(**values).logits, plain(**values, past_key_values=past()).logits
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    adaptation.detach()
+    outside = refarch.attach(model, em.technique(em.module("KeyValues", "concatenation", "attention.key_value")))
+    assert not torch.allclose(model(**values).logits, wanted, atol=1e-3)
+    outside.detach()
+    again = refarch.attach(model, counted, layers={"stacks": ["decoder"]})
+    for (_, function), (_, trained) in zip(again.functions(), adaptation.functions(), strict=True):
+        function.load_state_dict(trained.state_dict())
+    read = {name: values[name] for name in ("input_ids", "attention_mask")}
+    options: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    written = [
+        model.generate(**read, **options, num_beams=beams, use_cache=cached)
+        for beams in (1, 3)
+        for cached in (True, False)
+    ]
+    assert torch.equal(written[0], written[1]) and torch.equal(written[2], written[3])
+
+
+def test_counted_tokens_stand_before_the_sequence_of_a_model_that_counts() -> None:
+    counted = em.module("KeyValues", "concatenation", "attention.key_value", counted=True)
+    with pytest.raises(SlotError, match="names no position biases"):
+        refarch.attach(em.tiny("llama"), em.technique(counted))
+    with pytest.raises((SpecError, ValueError), match="position biases count tokens"):
+        em.module("KeyValues", "concatenation", "cross_attention.key_value", counted=True)

@@ -183,6 +183,9 @@ class StackTable(Spec):
     body: str | None = None
     """The module that returns the last hidden state, where the stack's module goes on to read it (a pooler does, which
     must not see prompt positions)."""
+    position_bias: str | None = None
+    """The attention module that computes the position biases of all of the stack's layers, by the method
+    ``compute_bias(queries, keys, past_seen_tokens=)`` of transformers' T5; left out where there are none."""
     positions: Literal["sequence", "after padding"] = "sequence"
     """How positions are counted: from 0 along the sequence; or, as in RoBERTa, from ``pad_token_id + 1`` over the
     tokens that are no padding, which the stack's module sees from ids but not from embeddings."""

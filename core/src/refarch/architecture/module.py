@@ -103,6 +103,9 @@ class ModuleSpec(Spec):
     """Parameters of the function that train at a multiple of the learning rate, and that multiple."""
     projected: bool = False
     """Of tokens at ``*.key_value``: they are hidden states, which the layer's own projections make keys and values."""
+    counted: bool = False
+    """Of tokens at ``attention.key_value``: whether the model's position biases count them, as tokens before the first
+    of the sequence; otherwise they stand outside of all positions, where the bias is zero."""
     train_only: tuple[str, ...] = ()
     """Parts of the function that are needed only while training and are dropped by saving."""
     schedule: ImportPath | None = None

@@ -214,6 +214,17 @@ RULES: tuple[Rule, ...] = (
         "what the layer's own projections make keys and values of are tokens, and the workspace is '*.key_value' alone",
     ),
     Rule(
+        "counted tokens stand before others",
+        lambda m: (
+            m.counted
+            and not (
+                m.integration == "concatenation" and {str(ref) for ref in m.slot_refs()} == {"attention.key_value"}
+            )
+        ),
+        "position biases count tokens that are concatenated to the sequence itself: the workspace is"
+        " 'attention.key_value' alone",
+    ),
+    Rule(
         "concatenation of free tokens",
         lambda m: m.integration == "concatenation" and not (m.form == "tokens" and m.input_type == "data"),
         "what is concatenated are free tokens: form = tokens, input type = data",

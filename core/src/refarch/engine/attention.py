@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
@@ -113,7 +114,7 @@ class KeyValueBound:
     """A function bound at ``key_value``: its tokens stand before the base's keys and values, or beside them.
 
     Before them, [P_k; K], [P_v; V] equal past key values without positions of their own (Li & Liang 2021, arXiv
-    2101.00190).
+    2101.00190), or with those of tokens before the first, where position biases count them.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class KeyValueBound:
         self.owner, self.spec, self.site, self.function, self.gate = owner, spec, site, function, gate
         self.carrier = Carrier(owner) if gate is not None and gate.weight is not None else None
         self.tokens = Tokens(owner, site) if spec.asks_for_tokens else None
+        self.cache: Cache | None = None
 
     @property
     def enabled(self) -> bool:
@@ -186,7 +188,20 @@ class KeyValueBound:
         g = self._gate(x.key)
         if g is not None:
             keys, values = g * keys, g * values
-        return x.before(keys, values)
+        return x.before(keys, values, bias=self._bias(keys.shape[2], x) if self.spec.counted else None)
+
+    def _bias(self, length: int, x: States) -> Tensor | None:
+        """The position biases of tokens before the first of the sequence, [1, h, t, l]."""
+        module, tokens, past = self.site.position_bias, x.query.shape[2], 0
+        cache, self.cache = self.cache, None
+        if cache is not None:
+            layer = x.module.layer_idx
+            assert isinstance(layer, int)
+            past = int(cache.get_seq_length(layer)) - tokens  # it holds the new ones already
+        found: Tensor = module.compute_bias(  # type: ignore[union-attr,operator]
+            tokens, length, device=x.query.device, past_seen_tokens=past + length
+        )
+        return found
 
 
 def _by_head(tokens: Tensor, states: Tensor) -> Tensor:
@@ -294,5 +309,5 @@ def _before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             "detach first, change the implementation, and attach again",
         )
     for guest in module.__dict__[_KEY]:
-        if guest.spec.form == "attention":
+        if guest.spec.form == "attention" or guest.spec.counted:
             guest.cache = find_cache((*args, *kwargs.values())) if guest.enabled else None

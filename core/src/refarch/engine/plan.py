@@ -169,6 +169,11 @@ def _check(spec: ModuleSpec, site: Site) -> None:
             f"{site.address}: the family's table names no projections that make keys and values there",
             "use a technique that brings keys and values of its own",
         )
+    if spec.counted and site.position_bias is None:
+        raise SlotError(
+            f"{site.address}: the family's table names no position biases, which could count tokens before the first",
+            "leave the tokens outside of all positions (counted=false)",
+        )
     if spec.gate is not None and spec.gate.by != "learned" and site.ref.slot.kind == "key_value" and not site.entry:
         raise SlotError(
             f"{site.address}: the family's table names no query projection, whose input a gate could be computed from",

@@ -39,6 +39,7 @@ class Site:
             the query projection, which reads what the attention does.
         projections: for keys and values, the modules that make them.
         attends: for a function of form attention, the module that calls the attention function.
+        position_bias: for keys and values, the module that computes the stack's position biases.
         shape: what the function is built for.
         stack: the stack's table, or None for a slot of the model.
     """
@@ -51,6 +52,7 @@ class Site:
     stack: StackTable | None = None
     projections: tuple[Place, ...] = ()
     attends: Place | None = None
+    position_bias: nn.Module | None = None
 
 
 def submodule(root: nn.Module, path: str) -> nn.Module | None:
@@ -276,7 +278,8 @@ class Resolver:
             return None
         shape = self._shape(ref, end, width, stack, index)
         projections = self._projections(ref, stack, prefix) if of_keys else ()
-        return Site(_address(stack, index, ref), ref, end, shape, entry, stack, projections)
+        bias = submodule(self.base, stack.position_bias) if of_keys and stack.position_bias else None
+        return Site(_address(stack, index, ref), ref, end, shape, entry, stack, projections, position_bias=bias)
 
     def _projections(self, ref: SlotRef, stack: StackTable, prefix: str) -> tuple[Place, ...]:
         """The modules that make keys and values; empty where the table does not name both."""

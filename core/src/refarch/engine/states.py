@@ -53,13 +53,14 @@ class States:
         found: Tensor = self.function(self.module, self.query, keys, values, None, is_causal=False, **own)[0]
         return found
 
-    def before(self, keys: Tensor, values: Tensor, hidden: Tensor | None = None) -> States:
+    def before(self, keys: Tensor, values: Tensor, hidden: Tensor | None = None, bias: Tensor | None = None) -> States:
         """The same call with tokens before its own.
 
         Args:
             keys: [b, kv heads, l, dim].
             values: the same.
             hidden: [b, l], true where a row does not see its token; every row sees all when left out.
+            bias: the tokens' position biases, [1, h, t, l]; zero when left out.
         """
         length, kwargs = keys.shape[2], self.kwargs
         mask = explicit_mask(self.module, self.query, self.key, self.mask, kwargs)
@@ -74,9 +75,10 @@ class States:
                 front = torch.full((rows, 1, t, length), seen, dtype=mask.dtype, device=mask.device)
                 front = front.masked_fill(hidden[:, None, None, :].to(mask.device), unseen)
                 mask = torch.cat([front.expand(-1, mask.shape[1], -1, -1), mask.expand(rows, -1, -1, -1)], dim=-1)
-        bias = kwargs.get("position_bias")
-        if bias is not None:
-            kwargs = {**kwargs, "position_bias": F.pad(bias, (length, 0))}
+        own = kwargs.get("position_bias")
+        if own is not None:
+            front = F.pad(own, (length, 0)) if bias is None else torch.cat([bias.to(own.dtype), own], dim=-1)
+            kwargs = {**kwargs, "position_bias": front}
         key, value = torch.cat([keys, self.key], dim=2), torch.cat([values, self.value], dim=2)
         return dataclasses.replace(self, key=key, value=value, mask=mask, kwargs=kwargs)
 

@@ -29,6 +29,14 @@ class TestPrefixTuningOfCrossAttention(TechniqueConformance):
     families = ("t5",)
 
 
+class TestCountedPrefix(TechniqueConformance):
+    """Its positions count, as those of a cache do: in models with position biases."""
+
+    technique = "prefix-tuning"
+    options = {"preset": "counted", "length": LENGTH, "hidden": 8}
+    families = ("t5",)
+
+
 def shifted(tiny: Tiny, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """A batch for ours and for peft. Peft's prefix is a cache, after which a decoder's positions go on counting."""
     batch = tiny.batch(model)

@@ -26,9 +26,10 @@ class Case(NamedTuple):
         config: peft's configuration for a family.
         skip: family to the reason why peft cannot.
         back: the technique that comes back from peft's files, where it is not the same.
-        shift: how much later peft counts positions.
+        shift: how much later peft counts positions, in models whose positions can be told.
         families: those that it is tried on.
         slots: family to the slots to attach at, where the technique's own are nothing that peft can have.
+        own: family to further options for ``refarch.attach``.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Case(NamedTuple):
     shift: int = 0
     slots: dict[str, list[str]] = {}
     families: tuple[str, ...] = FAMILIES
+    own: dict[str, dict[str, Any]] = {}
 
 
 def on_linear(kind: str, family: str, apart: bool = False, **options: Any) -> Any:
@@ -59,6 +61,7 @@ def ia3(family: str) -> Any:
 
 APART = {"gpt2": ["attention.output", "ffn.down"]}
 """GPT-2's slots that are no parts of a fused projection."""
+COUNTED: dict[str, Any] = {"preset": "counted", "layers": {"stacks": ["decoder"]}}
 NO_CONV1D = {"gpt2": "peft has it for no Conv1D"}
 NORMS = {
     "llama": ["input_layernorm", "norm"],
@@ -191,15 +194,15 @@ CASES: dict[str, Case] = {
         "prefix-tuning",
         {"length": 3, "hidden": 8},
         lambda f: peft.CartridgeConfig(num_virtual_tokens=3, num_frozen_tokens=1, task_type=TASKS[f]),
-        {"t5": "refused by name: peft's prefix is a cache, whose tokens the decoder's position biases count"},
         shift=3,
+        own={"t5": COUNTED},
     ),
     "prefix-tuning": Case(
         "PREFIX_TUNING",
         "prefix-tuning",
         {"length": 3, "hidden": 8},
         lambda f: peft.PrefixTuningConfig(num_virtual_tokens=3, task_type=TASKS[f]),
-        {"t5": "refused by name: peft's prefix is a cache, whose tokens the decoder's position biases count"},
         shift=3,
+        own={"t5": COUNTED},
     ),
 }

@@ -46,7 +46,7 @@ def case_of(name: str, family: str) -> tuple[Case, Tiny]:
     case = CASES[name]
     if family in case.skip:
         pytest.skip(case.skip[family])
-    return case, tiny_of(family)
+    return case._replace(shift=0) if family == "t5" else case, tiny_of(family)
 
 
 @pytest.mark.parametrize(("name", "family"), PAIRS)
@@ -55,7 +55,7 @@ def test_refarch_to_peft_to_refarch(name: str, family: str, tmp_path: Path) -> N
     model = tiny.model()
     batch, theirs = batch_of(tiny, case.shift), batch_of(tiny)
     slots = {"slots": case.slots[family]} if family in case.slots else {}
-    adaptation = refarch.attach(model, case.technique, **case.options, **slots)
+    adaptation = refarch.attach(model, case.technique, **case.options, **slots, **case.own.get(family, {}))
     randomise(adaptation)
     wanted = outputs(model, batch)
     changed(wanted, tiny, batch)

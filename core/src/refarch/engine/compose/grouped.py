@@ -47,7 +47,8 @@ def _kind(node: Node) -> str:
 
 def _binding_kind(binding: Any) -> str:
     if isinstance(binding, KeyValueBound):
-        plain = binding.gate is None and not binding.spec.projected and binding.spec.integration == "concatenation"
+        own = binding.gate is not None or binding.spec.projected or binding.spec.counted
+        plain = not own and binding.spec.integration == "concatenation"
         return "tokens" if plain else ""
     if not isinstance(binding, Bound) or binding.carrier is not None or binding.tokens is not None:
         return ""

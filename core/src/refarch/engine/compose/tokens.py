@@ -30,7 +30,7 @@ def of_tokens(operator: Operator, parts: list[Adaptation]) -> Made:
             " each with weight 1",
             "combine others by linear(...), or in each forward pass by stack(...) or sum(...)",
         )
-    at_inputs, projected = specs.pop()
+    at_inputs, projected, counted = specs.pop()
     values: dict[str, Tensor] = {}
     lengths = set()
     slots: list[str] = []
@@ -51,21 +51,22 @@ def of_tokens(operator: Operator, parts: list[Adaptation]) -> Made:
     if len(lengths) > 1:
         raise CompositionError(f"{to_text(operator)}: the parts have other lengths at other slots", "use stack(...)")
     spec = TOKENS if at_inputs or projected else KEYS_AND_VALUES
-    if projected:
-        modules = tuple(module.model_copy(update={"projected": True}) for module in spec.modules)
+    if projected or counted:
+        changes = {"projected": projected, "counted": counted}
+        modules = tuple(module.model_copy(update=changes) for module in spec.modules)
         spec = spec.model_copy(update={"modules": modules})
     first: ModuleSpec = parts[0].modules()[0]
     choice = {"length": lengths.pop(), "slots": list(dict.fromkeys(slots)), "layers": first.layers}
     return Made(spec.configure(choice), values, error=None)
 
 
-def _token_spec(part: Adaptation) -> tuple[bool, bool]:
-    """Whether a part's tokens stand at the inputs, and whether layers project them.
+def _token_spec(part: Adaptation) -> tuple[bool, bool, bool]:
+    """Whether a part's tokens stand at the inputs, whether layers project them, and whether position biases count them.
 
     Raises:
         CompositionError: it does something else.
     """
-    kinds = {(isinstance(binding, InputsBound), binding.spec.projected) for binding in part.bound}
+    kinds = {(isinstance(binding, InputsBound), binding.spec.projected, binding.spec.counted) for binding in part.bound}
     plain = all(
         isinstance(binding, InputsBound)
         or (isinstance(binding, KeyValueBound) and binding.gate is None and binding.spec.integration == "concatenation")

@@ -40,6 +40,7 @@ T5 = FamilySpec(
             layers="encoder.block.{}",
             slots={**_SELF, **_ffn(1)},
             final_norm="encoder.final_layer_norm",
+            position_bias="encoder.block.0.layer.0.SelfAttention",
         ),
         StackTable(
             name="decoder",
@@ -47,6 +48,7 @@ T5 = FamilySpec(
             layers="decoder.block.{}",
             slots={**_SELF, **_CROSS, **_ffn(2)},
             final_norm="decoder.final_layer_norm",
+            position_bias="decoder.block.0.layer.0.SelfAttention",
         ),
     ),
     embedding="encoder.embed_tokens",  # which is what runs; "shared" only holds the weight

@@ -133,30 +133,42 @@ TOKENS = (
         )
         for encoder in ("mlp", "lstm")
     ),
-    InterchangeSpec(
-        name="peft-prefix-tuning",
-        summary="Prefix tuning: keys and values",
-        format="peft",
-        kind="PREFIX_TUNING",
-        technique="prefix-tuning",
-        options={"length": "num_virtual_tokens"},
-        silent=(*VIRTUAL, "encoder_hidden_size", "init_weights", "prefix_projection"),
-        targets="none",
-        codec="refarch_interchange.codecs.tokens:Prefix",
-        note="peft trained the keys and values themselves; here a network makes them while training, and what is saved"
-        " is the same",
-    ),
-    InterchangeSpec(
-        name="peft-cartridge",
-        summary="A cache that trains, which is a prefix",
-        format="peft",
-        kind="CARTRIDGE",
-        technique="prefix-tuning",
-        options={"length": "num_virtual_tokens"},
-        silent=(*VIRTUAL, "num_frozen_tokens"),
-        targets="none",
-        codec="refarch_interchange.codecs.tokens:Prefix",
-        note="written as PREFIX_TUNING, whose file is the same",
+    *(
+        InterchangeSpec(
+            name=f"{name}{suffix}",
+            summary=f"{summary}{where}",
+            format="peft",
+            kind=kind,
+            technique="prefix-tuning",
+            preset=preset,
+            when=when,
+            options={"length": "num_virtual_tokens"},
+            silent=(*VIRTUAL, *silent),
+            targets="none",
+            codec=f"refarch_interchange.codecs.tokens:{codec}",
+            note=note,
+        )
+        for name, kind, summary, silent, note in (
+            (
+                "peft-prefix-tuning",
+                "PREFIX_TUNING",
+                "Prefix tuning: keys and values",
+                ("encoder_hidden_size", "init_weights", "prefix_projection"),
+                "peft trained the keys and values themselves; here a network makes them while training, and what is"
+                " saved is the same",
+            ),
+            (
+                "peft-cartridge",
+                "CARTRIDGE",
+                "A cache that trains, which is a prefix",
+                ("num_frozen_tokens",),
+                "written as PREFIX_TUNING, whose file is the same",
+            ),
+        )
+        for suffix, where, preset, when, codec in (
+            ("-counted", ", in an encoder-decoder", "counted", {"num_transformer_submodules": 2}, "CountedPrefix"),
+            ("", "", None, {}, "Prefix"),
+        )
     ),
 )
 

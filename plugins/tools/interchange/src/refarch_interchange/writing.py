@@ -32,6 +32,7 @@ SAME = (
     "gate",
     "positions",
     "projected",
+    "counted",
 )
 """What a module spec has to have in common with that of a mapping's technique, to compute what peft's does."""
 

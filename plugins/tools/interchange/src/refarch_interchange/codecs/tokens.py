@@ -73,7 +73,10 @@ class Prefix(Codec):
     both compute the same at positions that are as many later here.
     """
 
-    def choices(self, files: PeftFiles, places: Places) -> dict[str, Any]:
+    step = 1
+    """Which of the tensor's layers the next layer of a model uses."""
+
+    def choices(self, files: PeftFiles | None, places: Places) -> dict[str, Any]:
         """Nothing to choose; refuses where the cache does more than that.
 
         Raises:
@@ -88,17 +91,19 @@ class Prefix(Codec):
 
     def read(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
         """Two columns of blocks a layer."""
-        table, count = files.take(NAME), len(adaptation.insertions)
+        table, count = files.take(NAME), self._layers(files, len(adaptation.insertions))
         own = [own_tensors(insertion) for insertion in adaptation.insertions]
         _expect(table, (len(own[0]["keys"]), count * 2 * own[0]["keys"].shape[1]))
-        for layer, (keys, values) in zip(own, _pairs(table, count), strict=True):
+        theirs = _pairs(table, count)
+        for index, layer in enumerate(own):
+            keys, values = theirs[index * self.step % count]
             layer["keys"].copy_(keys)
             layer["values"].copy_(values)
-        _tell_positions(len(table))
+        self._tell(len(table))
 
     def write(self, adaptation: Adaptation, places: Places, written: Written) -> None:
         """The keys and values of all layers, which must all have them."""
-        _refuse_other_caches(places)
+        self.choices(None, places)
         layers = adaptation.insertions[0].site.shape.layers
         slots = {str(insertion.site.ref) for insertion in adaptation.insertions}
         if len(adaptation.insertions) != layers or slots != {"attention.key_value"}:
@@ -106,14 +111,71 @@ class Prefix(Codec):
                 f"peft's PREFIX_TUNING works at the self-attention of all {layers} layers; here it is at"
                 f" {len(adaptation.insertions)} places"
             )
-        blocks = [block.detach() for insertion in adaptation.insertions for block in insertion.function()]
+        own = [[block.detach() for block in insertion.function()] for insertion in adaptation.insertions]
+        blocks = [block for layer in own for block in layer * self.step]
         written.tensors[NAME] = torch.cat(blocks, dim=1)
         written.settings.update(virtual(adaptation.model, blocks[0].shape[1], keys=True))
         if written.settings["task_type"] in WITH_HEAD and not _takes(adaptation.model, "past_key_values"):
             written.settings["task_type"] = STATES  # for the others, peft refuses to give such a model a cache
         written.settings["prefix_projection"] = False
         _with_head(adaptation, places, written)
-        _tell_positions(len(blocks[0]))
+        self._tell(len(blocks[0]))
+
+    def _layers(self, files: PeftFiles, own: int) -> int:
+        """How many layers their tensor has values for."""
+        return own
+
+    def _tell(self, length: int) -> None:
+        tell(
+            f"peft counts positions on after the prefix's {length}, refarch counts tokens alone: the outputs are equal"
+            f" with position_ids that are {length} larger here"
+        )
+
+
+class CountedPrefix(Prefix):
+    """The same in an encoder-decoder whose position biases count the prefix: before the decoder's self-attention.
+
+    peft puts the tensor's layers twice in a row, and of these takes every second pair of keys and values for the
+    decoder's self-attention (what lies between is for the attention to the encoder, and is dropped): layer i has that
+    of layer 2 i modulo their number. So it is written for twice as many layers, each of the decoder's two times.
+    """
+
+    step = 2
+
+    def choices(self, files: PeftFiles | None, places: Places) -> dict[str, Any]:
+        """The decoder alone.
+
+        Raises:
+            CompositionError: the decoder has no position biases, or the backbone has one stack.
+        """
+        stacks = {site.stack.name: site for site in places.available["attention.key_value"] if site.stack}
+        if len(stacks) == 1 or stacks["decoder"].position_bias is None:
+            raise CompositionError(
+                "peft's PREFIX_TUNING of an encoder-decoder is a cache, after which the model counts positions on; in"
+                f" {type(places.model).__name__} these are not biases of the attention, where a prefix is at work",
+                "use prompt tuning, which both compute alike everywhere",
+            )
+        return {"layers": {"stacks": ["decoder"]}}
+
+    def write(self, adaptation: Adaptation, places: Places, written: Written) -> None:
+        """The keys and values of all of the decoder's layers."""
+        stacks = {site.stack.name for site in (insertion.site for insertion in adaptation.insertions) if site.stack}
+        if stacks != {"decoder"}:
+            raise CompositionError(
+                "peft's PREFIX_TUNING of an encoder-decoder works at the decoder's self-attention; here it is at"
+                f" that of {' and '.join(sorted(stacks))}",
+                'choose layers={"stacks": ["decoder"]}',
+            )
+        super().write(adaptation, places, written)
+        layers = self.step * len(adaptation.insertions)
+        written.settings.update(num_transformer_submodules=2, num_layers=layers)
+
+    def _layers(self, files: PeftFiles, own: int) -> int:
+        """As many as the settings say, which need not be the decoder's number."""
+        return int(files.settings.get("num_layers") or own)
+
+    def _tell(self, length: int) -> None:
+        """Nothing: both count alike."""
 
 
 def _pairs(table: Tensor, layers: int) -> list[tuple[Tensor, Tensor]]:
@@ -160,8 +222,9 @@ def _refuse_other_caches(places: Places) -> None:
     if len({site.stack.name for site in places.available["layer"] if site.stack}) > 1:
         raise CompositionError(
             "peft's PREFIX_TUNING in an encoder-decoder is a cache whose tokens the decoder's position biases or"
-            " embeddings count, which refarch's prefix is not",
-            "use it on a model of one stack, or prompt tuning, which both compute alike everywhere",
+            " embeddings count, which this prefix is not",
+            'attach prefix-tuning with preset "counted" and layers={"stacks": ["decoder"]} where they are biases (T5),'
+            " or use prompt tuning, which both compute alike everywhere",
         )
     model, layers = places.model, len(places.available["layer"])
     if not _takes(model.base_model, "cache", "past_key_values") or layers != virtual(model, 1)["num_layers"]:
@@ -170,13 +233,6 @@ def _refuse_other_caches(places: Places) -> None:
             " no cache, or has layers that share their modules",
             "use prompt tuning, or another backbone",
         )
-
-
-def _tell_positions(length: int) -> None:
-    tell(
-        f"peft counts positions on after the prefix's {length}, refarch counts tokens alone: the outputs are equal with"
-        f" position_ids that are {length} larger here"
-    )
 
 
 def _with_head(adaptation: Adaptation, places: Places, written: Written) -> None:
