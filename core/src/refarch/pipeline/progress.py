@@ -20,7 +20,7 @@ class _Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING or record.name.startswith("refarch"):
-            self.console.print(record.getMessage(), highlight=False, markup=False)
+            self.console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
 
 
 class Progress:
