@@ -70,6 +70,20 @@ def test_parquet(tmp_path):
     fails(write(tmp_path, "cut.parquet", whole[: len(whole) // 2]), "not a readable parquet file", "truncated")
 
 
+def test_parquet_whose_text_is_not_utf8_names_row_and_column(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    texts = pa.array([b"fine", b"caf\xe9"])
+    stored = pa.Array.from_buffers(pa.string(), 2, texts.buffers())  # what other writers do not check either
+    importlib.import_module("pyarrow.parquet").write_table(
+        pa.table({"label": [1, 2], "text": stored}), tmp_path / "a.parquet"
+    )
+    fails(tmp_path / "a.parquet", "a.parquet, row 2: column 'text' holds text that is not UTF-8 (0xe9)")
+
+
+def test_characters_that_json_writes_in_two_halves_are_read(tmp_path):
+    assert read_rows(write(tmp_path, "a.jsonl", '{"a": "\\ud83d\\ude00"}')).columns == {"a": ["\U0001f600"]}
+
+
 def test_json_rows_know_the_line_where_they_start(tmp_path):
     text = '\ufeff [\n\n  {"a": "x\\n, [ ]",\n "b": [1,\n2]}, {"a": "y"}\n,\n{"b":\n3}\n]\n'
     table = read_rows(write(tmp_path, "a.json", text))
@@ -170,7 +184,16 @@ def test_long_fields_are_read_and_the_limit_of_csv_is_put_back(tmp_path):
         ("a.json", '[{"a": 1}]\n {"a": 2}', ["a.json, line 2", "something follows"]),
         ("a.json", "[\n" + "[" * 100_000, ["a.json, line 2", "not valid JSON"]),
         ("a.csv", b"text,label\nfine,1\ncaf\xe9,2\n", ["a.csv, line 3", "byte 22 ", "0xe9", "UTF-8"]),
-        ("a.csv", b"\xef\xbb\xbftext,label\ncaf\xe9,2\n", ["a.csv, line 2", "byte 18 ", "0xe9"]),
+        ("a.csv", b"\xef\xbb\xbftext,label\ncaf\xe9,2\n", ["a.csv, line 2", "byte 18 ", "0xe9", "WINDOWS-1252"]),
+        ("a.tsv", "text\tlabel\nfine\t1\n".encode("utf-16"), ["a.tsv, line 1", "0xff", "-f UTF-16 "]),
+        ("a.jsonl", '{"a": 1}\n{"a": "b}\n', ["a.jsonl, line 2: not valid JSON: Unterminated", "(column 7)"]),
+        (
+            "a.json",
+            '[\n{"a": 1},\n{"a": 2,\n "b": "c',
+            ["a.json, line 4: not valid JSON", "(column 7)", "truncated"],
+        ),
+        ("a.jsonl", '{"a": 1}\n\n{"a": {"b": ["x \\uD83D"]}}\n', ["a.jsonl, line 3", "\\ud83d is half of a character"]),
+        ("a.json", '[{"a": 1},\n{"a": "\\ude00"}]', ["a.json, line 2", "\\ude00 is half of a character"]),
     ],
 )
 def test_what_is_wrong_is_said_with_file_and_line(tmp_path, name, content, parts):

@@ -5,7 +5,7 @@ import pytest
 
 from refarch.errors import DataError, UsageError
 from refarch.pipeline.files import Table
-from refarch.pipeline.sources import load_dataset, read_source
+from refarch.pipeline.sources import load_dataset, read_source, require_unique
 
 OPTIONS = dict.fromkeys(("train", "validation", "test", "dataset", "config"))
 
@@ -72,3 +72,18 @@ def test_files_win_over_a_presets_data_set(tmp_path):
         read_source({**OPTIONS, "config": "one", "train": str(tmp_path / "a.jsonl")}, "a-task")
     with pytest.raises(UsageError, match="has no data"):
         read_source(OPTIONS, "a-task")
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["a", "b", "a"], r"^a\.csv, line 4: id 'a' stands already at a\.csv, line 2"),
+        (["a", None, None], r"^a\.csv, line 3: no identifier in column 'id'"),
+        (["a", "b", " "], r"^a\.csv, line 4: no identifier in column 'id'"),
+        ([1, 2, [3]], r"^a\.csv, line 4: an identifier is text or a number, but column 'id' has \[3\]"),
+    ],
+)
+def test_each_row_has_an_identifier_of_its_own(ids, message):
+    require_unique(Table("a.csv", {"id": [1, "1", "b"]}, [2, 3, 4]), "id")
+    with pytest.raises(DataError, match=message):
+        require_unique(Table("a.csv", {"id": ids}, [2, 3, 4]), "id")

@@ -6,11 +6,10 @@ The format follows from the suffix: ``.csv``, ``.tsv``, ``.jsonl`` (or ``.ndjson
 
 from __future__ import annotations
 
+import codecs
 import csv
 import importlib
 import io
-import json
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from refarch.errors import DataError, did_you_mean, nearest
+from refarch.pipeline.json_text import parse_lines, parse_list
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 """The formats that :func:`read_rows` reads."""
 _FIELD_LIMIT = 2**31 - 1  # characters; the csv module's own 131,072 is less than a long document has
 _FIELD_LIMIT_LOCK = threading.Lock()  # the limit is global to the csv module
-_BLANK = re.compile(r"[ \t\r\n]*")  # what JSON allows between its parts
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def read_rows(path: str | Path) -> Table:
         raise DataError(f"{name} is empty", "give a file with at least one row")
     table = _READERS[suffix](name, data)
     if not len(table):
-        raise DataError(f"{name} has no rows", "give a file with at least one row below the header")
+        raise DataError(f"{name} has no rows", "give a file with at least one row")
     return table
 
 
@@ -169,8 +168,13 @@ def _decode(name: str, data: bytes) -> str:
         raise DataError(
             f"{name}, line {before.count(10) + 1}: byte {error.start + offset + 1} of the file"
             f" (0x{error.object[error.start]:02x}) is not UTF-8",
-            "convert the file: iconv -f WINDOWS-1252 -t UTF-8 (or whatever encoding it has)",
+            f"convert the file: iconv -f {_encoding(data)} -t UTF-8 (or whatever encoding it has)",
         ) from None
+
+
+def _encoding(data: bytes) -> str:
+    """What text that is not UTF-8 is likely to be."""
+    return "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "WINDOWS-1252"
 
 
 def _csv(name: str, data: bytes) -> Table:
@@ -229,58 +233,11 @@ def _long_fields() -> Iterator[None]:
 
 
 def _jsonl(name: str, data: bytes) -> Table:
-    rows: list[Any] = []
-    lines: list[int] = []
-    # Only \n ends a line: str.splitlines would also cut at characters that JSON strings may hold.
-    for line, text in enumerate(_decode(name, data).split("\n"), start=1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{name}, line {line}: not valid JSON: {error}", "write one JSON object a line") from None
-        rows.append(row)
-        lines.append(line)
-    return _objects(name, rows, lines)
+    return _objects(name, *parse_lines(name, _decode(name, data)))
 
 
 def _json(name: str, data: bytes) -> Table:
-    """A list of objects, read one by one to know the line of each."""
-    text, decoder = _decode(name, data), json.JSONDecoder()
-    rows: list[Any] = []
-    lines: list[int] = []
-    at, line = 0, 1
-
-    def move(place: int) -> None:
-        """Go there, and on to what follows the blanks there."""
-        nonlocal at, line
-        blank = _BLANK.match(text, place)
-        assert blank is not None
-        line, at = line + text.count("\n", at, blank.end()), blank.end()
-
-    def expect(*marks: str) -> None:
-        if not text.startswith(marks, at):
-            hint = "write a list of objects, [{...}, {...}], or one object a line in a file that ends in .jsonl"
-            raise DataError(f"{name}, line {line}: expected {' or '.join(marks)}", hint)
-
-    move(0)
-    expect("[")
-    while text[at] != "]":
-        move(at + 1)  # past the bracket or the comma
-        if not rows and text.startswith("]", at):
-            break
-        try:
-            row, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{name}, line {line}: not valid JSON: {error}", "write a list of objects") from None
-        rows.append(row)
-        lines.append(line)
-        move(end)
-        expect(",", "]")
-    move(at + 1)
-    if at < len(text):
-        raise DataError(f"{name}, line {line}: something follows the list", "write one list of objects")
-    return _objects(name, rows, lines)
+    return _objects(name, *parse_list(name, _decode(name, data)))
 
 
 def _objects(name: str, rows: list[Any], lines: list[int]) -> Table:
@@ -296,13 +253,30 @@ def _objects(name: str, rows: list[Any], lines: list[int]) -> Table:
 def _parquet(name: str, data: bytes) -> Table:
     parquet = _need("pyarrow.parquet", "reading parquet")
     try:
-        columns: dict[str, list[Any]] = parquet.read_table(io.BytesIO(data)).to_pydict()
+        table = parquet.read_table(io.BytesIO(data))
     except (ValueError, OSError, KeyError) as error:  # pyarrow's errors are subclasses of these
         raise DataError(
             f"{name} is not a readable parquet file: {error}", "it may be truncated; copy it again"
         ) from None
-    rows = len(next(iter(columns.values()), []))
-    return Table(name, columns, range(1, rows + 1), unit="row")
+    columns = {
+        column: _values(name, column, stored) for column, stored in zip(table.column_names, table.columns, strict=True)
+    }
+    return Table(name, columns, range(1, table.num_rows + 1), unit="row")
+
+
+def _values(name: str, column: str, stored: Any) -> list[Any]:
+    """A parquet column's values; its texts are bytes that nobody has checked yet."""
+    values: list[Any] = []
+    try:
+        for value in stored:
+            values.append(value.as_py())
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{name}, row {len(values) + 1}: column {column!r} holds text that is not UTF-8"
+            f" (0x{error.object[error.start]:02x})",
+            "write the file again from its source, with texts in UTF-8",
+        ) from None
+    return values
 
 
 def _need(module: str, what: str) -> Any:

@@ -41,6 +41,7 @@ class RunFolder:
 
     def __init__(self, path: Path, writes: bool = True) -> None:
         self.path, self.writes = path, writes
+        self.spec = path / "pipeline.json"
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.record = path / "record.json"
@@ -60,26 +61,31 @@ class RunFolder:
         with locked(self.path / ".lock", f"runs in {self.path}", hint):
             yield
 
-    def claim(self, pipeline: PipelineSpec) -> None:
-        """Note the pipeline, or check that the folder is this pipeline's.
+    def check(self, pipeline: PipelineSpec) -> None:
+        """Refuse a folder that is another pipeline's.
 
         Raises:
-            UsageError: the folder belongs to a run of another pipeline.
+            UsageError: it belongs to a run of another pipeline.
         """
-        if not self.writes:
+        if not self.writes or not self.spec.is_file():
             return
-        path = self.path / "pipeline.json"
-        if not path.is_file():
-            write_text(self.path / "environment.json", json.dumps(environment(), indent=2))
-            write_text(path, pipeline.to_json())
-            return
-        there = PipelineSpec.parse(read_json(path), str(path))
+        there = PipelineSpec.parse(read_json(self.spec), str(self.spec))
         changed = differences(there.model_dump(mode="json"), pipeline.model_dump(mode="json"))  # files have no tuples
         if changed:
             raise UsageError(
                 f"{self.path} holds a run of another pipeline; it differs in {', '.join(changed[:5])}",
                 "choose another folder, or repeat the same pipeline to resume it",
             )
+
+    def claim(self, pipeline: PipelineSpec) -> None:
+        """Note the pipeline, or :meth:`check` that the folder is this pipeline's.
+
+        Before, nothing is written: a run whose data or model cannot be loaded leaves the folder to a corrected one.
+        """
+        self.check(pipeline)
+        if self.writes and not self.spec.is_file():
+            write_text(self.path / "environment.json", json.dumps(environment(), indent=2))
+            write_text(self.spec, pipeline.to_json())
 
     def finished(self) -> RunRecord | None:
         """The record, if the run is finished."""
@@ -127,8 +133,8 @@ class RunFolder:
         return dict(read_json(self.progress)) if self.progress.is_file() else {}
 
     def note(self, spent: Mapping[str, float]) -> None:
-        """Keep what :meth:`spent` returns."""
-        if self.writes:
+        """Keep what :meth:`spent` returns, once the folder is claimed."""
+        if self.writes and self.spec.is_file():
             write_text(self.progress, json.dumps(dict(spent)))
 
 

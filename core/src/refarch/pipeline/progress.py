@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -10,8 +11,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 
+class _Notes(logging.Handler):
+    """Shows what refarch and its plugins log, and others' warnings."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING or record.name.startswith("refarch"):
+            self.console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
+
+
 class Progress:
-    """Phases as lines and training as a bar with the time left.
+    """Phases as lines and training as a bar with the time left. Where nobody has set up logging, also what is logged on
+    the way: how many examples were cut to fit, and the like.
 
     Args:
         shown: False keeps silent.
@@ -30,6 +44,8 @@ class Progress:
             disable=not shown,
         )
         self.task: TaskID | None = None
+        self.notes = _Notes(self.console) if shown and not logging.root.handlers else None
+        self.level = logging.root.level
 
     def phase(self, text: str) -> None:
         """Say what begins now."""
@@ -52,9 +68,15 @@ class Progress:
         self.bars.stop()
 
     def __enter__(self) -> Progress:
+        if self.notes is not None:
+            logging.root.addHandler(self.notes)
+            logging.root.setLevel(logging.INFO)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        if self.notes is not None:
+            logging.root.removeHandler(self.notes)
+            logging.root.setLevel(self.level)

@@ -42,7 +42,8 @@ def backbone_kind(choice: BackboneChoice, registry: Registry) -> BackboneKind:
 def load_backbone(
     choice: BackboneChoice, auto_class: str, arguments: dict[str, Any], registry: Registry, seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model with the task's head, and tokenizer. A new head's values depend on ``seed`` alone.
+    """Model with the task's head, and tokenizer, whose limit is at most the model's own. A new head's values depend on
+    ``seed`` alone.
 
     Raises:
         UsageError: neither a model plugin, a folder, nor a hub id that can be reached.
@@ -67,7 +68,27 @@ def load_backbone(
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
+    limit = _positions(model)
+    if limit is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     return model, tokenizer
+
+
+def _positions(model: PreTrainedModel) -> int | None:
+    """How many tokens a model with a table of positions can read, which not every tokenizer says; None without one.
+
+    The table is the embedding, not of tokens, that has as many rows as the configuration has positions, beside those
+    that some models leave out: the first ``offset`` ones, or those up to its padding.
+    """
+    wanted = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    words = model.get_input_embeddings().weight
+    found = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.weight is not words:
+            rows = module.num_embeddings - getattr(module, "offset", 0)
+            if rows == wanted:
+                found.append(rows if module.padding_idx is None else rows - module.padding_idx - 1)
+    return min(found, default=None)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from refarch.architecture import Formulation, PipelineSpec, RunRecord, Seeds, TaskSpec, Times
 from refarch.engine import Adaptation, attach
@@ -30,6 +31,9 @@ from refarch.pipeline.resolve import configured, quiet, resolve_pipeline, seeds
 from refarch.pipeline.task import Data, Rows, Task
 from refarch.pipeline.trainer import AdaptationTrainer, RunCallback
 from refarch.plugins import Registry, default_registry
+
+SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+"""What Trainer puts among the metrics that says nothing about the model."""
 
 
 @dataclass
@@ -138,7 +142,7 @@ def run(
     files = RunFolder(path, writes=int(os.environ.get("RANK", "0")) == 0)
     progress = progress and files.writes
     with files.held():
-        files.claim(resolved)
+        files.check(resolved)
         done = files.finished()
         if done is not None:
             return done, files.path
@@ -158,7 +162,8 @@ def _run(
     display.phase(f"loading {pipeline.backbone.name} and {pipeline.task.name}")
     with clock.phase("load"):
         parts = assemble(pipeline, registry=registry, pool=pool)
-    rows = _scored(parts)
+        rows = _scored(parts)
+        files.claim(pipeline)
     count = sum(adaptation.count() for adaptation in parts.adaptations)
     display.phase(
         f"training {count:,} parameters ({count / parts.total_parameters:.2%} of {parts.total_parameters:,}) on"
@@ -170,11 +175,11 @@ def _run(
     trainer.callback.seconds = files.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     if checkpoint:
         display.phase(f"resuming from {checkpoint.name}")
-    with clock.phase("train"), quiet():
+    with clock.phase("train"), quiet(), _explained("training", trainer):
         _train(trainer, checkpoint)
     display.stop()
     display.phase(f"evaluating on {len(rows):,} {pipeline.score_on} examples")
-    with clock.phase("evaluate"), quiet():
+    with clock.phase("evaluate"), quiet(), _explained("evaluation", trainer):
         trainer.callback.split = pipeline.score_on
         metrics = trainer.evaluate(rows)  # type: ignore[arg-type]
     if not files.writes:
@@ -282,16 +287,33 @@ def _arguments(parts: Assembled, files: RunFolder) -> TrainingArguments:
 
 
 def _train(trainer: AdaptationTrainer, checkpoint: Path | None) -> None:
+    """Train, from a checkpoint on if there is one. One of the last step is only loaded: Trainer would go a step further
+    where that is within an epoch.
+    """
+    if checkpoint is None:
+        trainer.train()
+        return
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    if state.global_step < state.max_steps:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+        return
+    state.is_local_process_zero = trainer.is_local_process_zero()
+    state.is_world_process_zero = trainer.is_world_process_zero()
+    trainer.state = state
+    trainer._load_from_checkpoint(str(checkpoint))
+
+
+@contextlib.contextmanager
+def _explained(what: str, trainer: AdaptationTrainer) -> Iterator[None]:
+    """Say where a run failed, and how it goes on."""
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        yield
     except RefarchError:
         raise
-    except KeyboardInterrupt:
-        raise
-    except (RuntimeError, OSError, ValueError, torch.OutOfMemoryError) as error:
+    except (RuntimeError, OSError, ValueError, IndexError) as error:  # no memory is a RuntimeError too
         last = RunFolder(Path(str(trainer.args.output_dir)).parent).last_checkpoint()
         raise RunError(
-            f"training failed at step {trainer.state.global_step}: {type(error).__name__}: {error}",
+            f"{what} failed at step {trainer.state.global_step}: {type(error).__name__}: {error}",
             f"the last good checkpoint is {last or 'none yet'}; run the pipeline again in the same folder to resume",
         ) from error
 
@@ -315,7 +337,7 @@ def _record(
         metric=spec.metric,
         greater_is_better=spec.greater_is_better,
         formulation=parts.formulation.name,
-        metrics={k: v for k, v in values.items() if k not in ("runtime", "samples_per_second", "steps_per_second")},
+        metrics={k: v for k, v in values.items() if k not in SPEEDS},
         baselines=parts.task.baselines() if parts.pipeline.score_on == "test" else {},
         seeds=parts.seeds,
         times=Times(**{name: clock.spent.get(name, 0.0) for name in Times.model_fields}),

@@ -7,7 +7,7 @@ options are :data:`refarch.SOURCE_OPTIONS`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -159,13 +159,20 @@ def _local_dataset(datasets: Any, folder: Path, config: str | None) -> Any:
 
 
 def require_unique(table: Table, column: str) -> None:
-    """Refuse a table in which two rows have one identifier.
+    """Refuse a table in which a row has no identifier, or two rows have one.
 
     Raises:
-        DataError: with the places of both.
+        DataError: with the place, or the places of both.
     """
     first: dict[Any, int] = {}
     for index, value in enumerate(table.column(column)):
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise DataError(f"{table.where(index)}: no identifier in column {column!r}", "fill it in")
+        if not isinstance(value, Hashable):
+            raise DataError(
+                f"{table.where(index)}: an identifier is text or a number, but column {column!r} has {shown(value)}",
+                "choose another id_column",
+            )
         if value in first:
             raise DataError(
                 f"{table.where(index)}: {column} {value!r} stands already at {table.where(first[value])}",

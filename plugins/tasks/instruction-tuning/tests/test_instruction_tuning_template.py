@@ -39,6 +39,11 @@ THINKS = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
 """The prompt for an answer holds what answers in the data do not."""
+SPACED = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] + ':' }} {{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}"
+)
+"""The prompt for an answer stops before the space that an answer begins with."""
 
 
 def template(tokenizer, text, folder):
@@ -91,6 +96,11 @@ def test_where_earlier_answers_are_rewritten_each_is_an_example_of_its_own(gpt2,
 def test_what_only_the_prompt_for_an_answer_holds_is_not_learnt(gpt2, dialogue, tmp_path):
     written = template(gpt2, THINKS, tmp_path).answers(dialogue[:2], "here")
     assert found(written) == [["It is 4.<|im_end|>"]] and written[0].text.endswith("assistant\nIt is 4.<|im_end|>")
+
+
+def test_what_the_prompt_for_an_answer_lacks_is_learnt_with_it(gpt2, dialogue, tmp_path):
+    written = template(gpt2, SPACED, tmp_path).answers(dialogue, "here")
+    assert found(written) == [[" It is 4.<|im_end|>", " It is 6. Anything else?<|im_end|>"]]
 
 
 def test_a_conversation_may_begin_with_an_answer_and_end_with_a_question(gpt2, dialogue, tmp_path):

@@ -135,7 +135,8 @@ def test_other_answers_are_refused(value):
     with pytest.raises(DataError) as caught:
         answer(value, ["red", "green", "blue"], None, "a.csv, line 2", "answer")
     assert "a.csv, line 2" in str(caught.value) and "is not a number from 0 to 2, a letter, or" in str(caught.value)
-    assert "test=validation" in (caught.value.hint or "")
+    secret = value in (None, "", -1, "-1")  # as sets write answers that they keep to themselves
+    assert ("test=validation" if secret else "labels=") in (caught.value.hint or "")
 
 
 def test_an_answer_that_may_mean_two_choices_is_refused():

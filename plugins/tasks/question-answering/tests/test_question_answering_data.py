@@ -209,8 +209,10 @@ NO_CONTEXT = {"data": [{"paragraphs": [{"qas": [asked(1)]}]}]}
         ({"data": [{"paragraphs": []}]}, ["holds no questions"]),
         ({"questions": []}, ["holds no list of questions"]),
         ([], ["holds no list of questions"]),
-        ('{"data": [\n{"paragraphs": ', ["a.json is not valid JSON", "line 2", "truncated"]),
+        ('{"data": [\n{"paragraphs": ', ["a.json, line 2: not valid JSON", "truncated"]),
         (b'{"data": "\xff"}', ["a.json, line 1", "is not UTF-8", "iconv"]),
+        (nested(asked(1), asked(2, text="\ud83d")), ["a.json, data[0].paragraphs[0].qas[1]: \\ud83d is half of"]),
+        ([{"query": "Who?", "context": "x", "answers": []}], ["a.json has no column 'question'; it has 'query'"]),
     ],
 )
 def test_a_mistake_is_named_by_file_and_place(tmp_path, data, parts):

@@ -136,6 +136,14 @@ def test_answers_at_both_ends_and_with_blanks_around():
     assert tokens_of(question("ann", "ann", None), found.spans[0]) is None
 
 
+def test_a_window_that_lacks_one_character_of_the_answer_does_not_hold_it():
+    asked = question("xbcdy", "bcd", 1)
+    characters = np.array([[0, 0], [0, 1], [1, 2], [2, 3], [3, 4], [4, 5], [0, 0]])  # a token each
+    for first, last, place in ((1, 5, (2, 4)), (2, 4, (1, 3)), (2, 3, None), (3, 4, None), (1, 3, None), (3, 5, None)):
+        window = np.array([[0, 0], *characters[first : last + 1], [0, 0]])
+        assert tokens_of(asked, window) == place, (first, last)
+
+
 def test_questions_tokenized_in_several_batches_are_the_same(monkeypatch):
     items = [question(f"ann saw {i} dogs. " * (1 + i % 4), str(i), 8, text=f"who saw {i}?") for i in range(10)]
     once = windows_of(items, window=36)

@@ -79,6 +79,17 @@ def test_equal_pairs_stay_in_one_split(tmp_path):
     assert parts[0].isdisjoint(parts[1])
 
 
+def test_texts_of_two_columns_are_joined_and_each_is_checked(tmp_path):
+    task = pair_task(tmp_path, pair_column="second+first")
+    task.read(0)
+    first = task.splits.test
+    assert [pair.split(" a man")[1] for pair in first.pairs] == [text.removeprefix("a man") for text in first.texts]
+    with pytest.raises(DataError, match=r"pairs\.csv has no column 'third'"):
+        pair_task(tmp_path, pair_column="second+third").read(0)
+    path = write(tmp_path / "plus.csv", [(text, label) for text, _, label, _ in PAIRS], ("a+b", "label"))
+    TextClassification(train=path, text_column="a+b").read(0)  # a column of that name is itself
+
+
 def test_a_missing_second_text_is_named_with_its_line(tmp_path):
     with pytest.raises(DataError, match=r"pairs.csv, line 3: no text in column 'second'"):
         pair_task(tmp_path, rows=[PAIRS[0], ("a", " ", 0, 0.0), *PAIRS[1:]]).read(0)
@@ -121,9 +132,9 @@ def glue_folder(root, spec, how):
     names = {"text": spec.defaults["text_column"], "pair": spec.defaults.get("pair_column")}
     numbers = spec.name == "glue-stsb"
     label = datasets.Value("float32") if numbers else datasets.ClassLabel(names=["no", "yes"])
-    columns = {names["text"]: [f"text {i}" for i in range(30)], "label": [i % 2 for i in range(30)]}
-    if names["pair"]:
-        columns[names["pair"]] = [f"pair {i}" for i in range(30)]
+    columns = {"label": [i % 2 for i in range(30)]}
+    for name in (f"{names['text']}+{names['pair'] or names['text']}").split("+"):
+        columns[name] = [f"{name} {i}" for i in range(30)]
     features = datasets.Features({name: label if name == "label" else datasets.Value("string") for name in columns})
     data = datasets.Dataset.from_dict(columns, features)
     splits = datasets.DatasetDict({"train": data, spec.defaults["test"]: data})
@@ -147,6 +158,10 @@ def test_presets_read_a_local_copy(tmp_path, name):
     assert list(task.baselines().values()) == [pytest.approx(expected)]
     if name != "glue-stsb":
         assert task.splits.names == ["no", "yes"]
+    first = task.splits.test
+    assert first.texts[0] == " ".join(f"{name} 0" for name in spec.defaults["text_column"].split("+"))
+    if first.pairs is not None:
+        assert first.pairs[0] == " ".join(f"{name} 0" for name in spec.defaults["pair_column"].split("+"))
 
 
 def test_a_folder_of_files_is_a_local_copy_too(tmp_path):

@@ -124,7 +124,9 @@ def answer(value: Any, choices: Sequence[str], labels: Sequence[Any] | None, pla
             f"{place}: the answer {shown(value)} in column {column!r} may mean any of the choices numbered {found}",
             "tell what answers are with labels=..., such as labels=0,1,2,3",
         )
-    raise DataError(f"{place}: the answer {shown(value)} in column {column!r} is not {expected}", SECRET)
+    hidden = value in (None, "", -1, "-1")
+    hint = SECRET if hidden else "correct it, choose another answer_column, or tell what answers are with labels=..."
+    raise DataError(f"{place}: the answer {shown(value)} in column {column!r} is not {expected}", hint)
 
 
 def _label(value: Any) -> str:

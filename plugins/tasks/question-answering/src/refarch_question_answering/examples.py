@@ -10,6 +10,7 @@ from typing import Any
 
 from refarch.errors import DataError, did_you_mean
 from refarch.pipeline.files import Table, read_text
+from refarch.pipeline.json_text import not_json, refuse_halves
 from refarch.pipeline.sources import read_source, require_unique, shown, text_of
 from refarch.pipeline.splits import Items
 
@@ -73,12 +74,12 @@ def read_json(path: str, options: Mapping[str, Any]) -> Table:
     Raises:
         DataError: it is not JSON, or of another form; says where.
     """
+    text = read_text(path)
     try:
-        data = json.loads(read_text(path))
+        data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not valid JSON: {error}", "it may be truncated; one object a line is .jsonl"
-        ) from None
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        raise not_json(path, line, error, "it may be truncated; one object a line is .jsonl") from None
     entries = data.get("data") if isinstance(data, dict) else data
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path} holds no list of questions", 'write {"data": [...]} as in SQuAD, or a list of objects')
@@ -87,7 +88,8 @@ def read_json(path: str, options: Mapping[str, Any]) -> Table:
     places: list[str] = []
     for index, entry in enumerate(entries):
         here = f"{name}[{index}]"
-        if isinstance(entry, dict) and "paragraphs" not in entry and options["question_column"] in entry:
+        flat = isinstance(entry, dict) and "paragraphs" not in entry
+        if flat and (options["question_column"] in entry or not name):
             rows.append(entry)
             places.append(here)
             continue
@@ -98,6 +100,7 @@ def read_json(path: str, options: Mapping[str, Any]) -> Table:
                 rows.append(_flat(question, paragraph, options, f"{path}, {places[-1]}"))
     if not rows:
         raise DataError(f"{path} holds no questions", "give a file with at least one")
+    refuse_halves(text, rows, (f"{path}, {place}" for place in places))
     keys = dict.fromkeys(key for row in rows for key in row)
     columns = {key: [row.get(key) for row in rows] for key in keys}
     return SquadTable(path, columns, range(1, len(rows) + 1), "question", places)

@@ -84,7 +84,7 @@ def from_table(
 
     Args:
         table: what was read.
-        text_column: must hold text that is not blank.
+        text_column: must hold text that is not blank; ``a+b`` for the texts of two columns with a blank between them.
         label_column: strings, whole numbers or truth values; blanks around a string are dropped.
         names: when labels are numbers that stand for these names.
         pair_column: of the second texts, if there are any.
@@ -94,14 +94,19 @@ def from_table(
         DataError: a column is missing (with the nearest names), or a text or label is missing, with its line.
     """
     rows = range(len(table))
-    texts = [text_of(table, index, text_column) for index in rows]
-    pairs = None if pair_column is None else [text_of(table, index, pair_column) for index in rows]
+    texts = [_text(table, index, text_column) for index in rows]
+    pairs = None if pair_column is None else [_text(table, index, pair_column) for index in rows]
     column = table.column(label_column)
     if numbers:
         labels = [_number(column[index], table, index, label_column) for index in rows]
     else:
         labels = [_label(column[index], table, index, label_column, names) for index in rows]
     return Examples(texts, labels, table.path, table.lines, table.unit, pairs)
+
+
+def _text(table: Table, index: int, column: str) -> str:
+    parts = [column] if column in table.columns else column.split("+")
+    return " ".join(text_of(table, index, part) for part in parts)
 
 
 def _number(value: Any, table: Table, index: int, column: str) -> str:

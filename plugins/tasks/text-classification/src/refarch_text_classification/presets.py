@@ -2,7 +2,8 @@
 
 The test splits of both keep their labels to themselves, so a preset's test split is the set's validation split, and its
 validation split is made from the train rows. A local copy is used with ``dataset=FOLDER``: one that ``save_to_disk``
-wrote, or that holds ``train.csv`` and so on, or has such a folder for each set.
+wrote, or that holds ``train.csv`` and so on, or has such a folder for each set. Of SuperGLUE's sets COPA is a preset of
+multiple choice, and ReCoRD, whose questions have several right answers, is none.
 """
 
 from __future__ import annotations
@@ -63,11 +64,21 @@ def presets(classification: TaskSpec, regression: TaskSpec) -> list[TaskSpec]:
         _preset(c, "superglue-boolq", "yes or no, from a passage", "question passage", "accuracy", max_length=256),
         _preset(c, "superglue-cb", "entailment, contradiction or neither", "premise hypothesis", "macro_f1"),
         _preset(c, "superglue-rte", "does the premise entail the hypothesis?", "premise hypothesis", "accuracy"),
+        _preset(c, "superglue-wic", "has a word one sense in two sentences?", "word+sentence1 sentence2", "accuracy"),
+        _preset(c, "superglue-wsc", "does the pronoun stand for the noun?", "text span1_text+span2_text", "accuracy"),
+        _preset(
+            c,
+            "superglue-multirc",
+            "is this an answer to the question about the paragraph?",
+            "paragraph question+answer",
+            "f1",
+            max_length=512,
+        ),
     ]
 
 
 EXTRA = (
-    Option(name="text_column", type="string", default="text", help="the column with the texts"),
+    Option(name="text_column", type="string", default="text", help="the column with the texts; a+b joins two columns"),
     Option(
         name="pair_column",
         type="string",
