@@ -207,3 +207,19 @@ def test_counted_tokens_stand_before_the_sequence_of_a_model_that_counts() -> No
         refarch.attach(em.tiny("llama"), em.technique(counted))
     with pytest.raises((SpecError, ValueError), match="position biases count tokens"):
         em.module("KeyValues", "concatenation", "cross_attention.key_value", counted=True)
+
+
+def test_counted_tokens_in_an_operator_that_asks_for_its_map_twice() -> None:
+    """Cached generation equals that without a cache, where a part around the tokens has its terms ask them again."""
+    model, values = em.tiny("t5"), em.batch("t5")
+    counted = em.technique(em.module("KeyValues", "concatenation", "attention.key_value", counted=True))
+    for name in ("one", "two", "three"):
+        refarch.attach(model, counted, name=name, layers={"stacks": ["decoder"]})
+    refarch.compose(model, "stack(one, sum(two: 0.5, three: 0.7))")
+    read = {name: values[name] for name in ("input_ids", "attention_mask")}
+    options: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "output_logits": True}
+    found = [
+        model.generate(**read, **options, use_cache=cached, return_dict_in_generate=True).logits
+        for cached in (True, False)
+    ]
+    torch.testing.assert_close(torch.stack(found[0]), torch.stack(found[1]), rtol=1e-4, atol=1e-5)

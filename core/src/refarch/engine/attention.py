@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
@@ -123,7 +122,7 @@ class KeyValueBound:
         self.owner, self.spec, self.site, self.function, self.gate = owner, spec, site, function, gate
         self.carrier = Carrier(owner) if gate is not None and gate.weight is not None else None
         self.tokens = Tokens(owner, site) if spec.asks_for_tokens else None
-        self.cache: Cache | None = None
+        self.past = 0  # tokens of the sequence that a call has in its cache
 
     @property
     def enabled(self) -> bool:
@@ -190,16 +189,10 @@ class KeyValueBound:
             keys, values = g * keys, g * values
         return x.before(keys, values, bias=self._bias(keys.shape[2], x) if self.spec.counted else None)
 
-    def _bias(self, length: int, x: States) -> Tensor | None:
+    def _bias(self, length: int, x: States) -> Tensor:
         """The position biases of tokens before the first of the sequence, [1, h, t, l]."""
-        module, tokens, past = self.site.position_bias, x.query.shape[2], 0
-        cache, self.cache = self.cache, None
-        if cache is not None:
-            layer = x.module.layer_idx
-            assert isinstance(layer, int)
-            past = int(cache.get_seq_length(layer)) - tokens  # it holds the new ones already
-        found: Tensor = module.compute_bias(  # type: ignore[union-attr,operator]
-            tokens, length, device=x.query.device, past_seen_tokens=past + length
+        found: Tensor = self.site.position_bias.compute_bias(  # type: ignore[union-attr,operator]
+            x.query.shape[2], length, device=x.query.device, past_seen_tokens=self.past + length
         )
         return found
 
@@ -309,5 +302,8 @@ def _before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             "detach first, change the implementation, and attach again",
         )
     for guest in module.__dict__[_KEY]:
-        if guest.spec.form == "attention" or guest.spec.counted:
+        if guest.spec.form == "attention":
             guest.cache = find_cache((*args, *kwargs.values())) if guest.enabled else None
+        if guest.spec.counted:
+            cache = find_cache((*args, *kwargs.values()))
+            guest.past = 0 if cache is None else int(cache.get_seq_length(module.layer_idx))  # type: ignore[arg-type]

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from transformers import T5Config, T5ForConditionalGeneration
 
 import refarch
-from refarch.errors import CompositionError, RefarchError
+from refarch.errors import CheckpointError, CompositionError, RefarchError
 from refarch.testing.case import randomise
 from refarch.testing.models import all_tiny, outputs
 
-from .support import batch_of, close, spread, tiny_of, with_peft
+from .support import batch_of, close, spread, tiny_of, trained_by_peft, with_peft
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,18 @@ def test_pefts_order_of_layers_in_an_encoder_decoder(tmp_path: Path) -> None:
     table = load_file(tmp_path / "adapter_model.safetensors")["prompt_embeddings"].unflatten(1, (3, 2, -1))
     for layer, (_, function) in enumerate(adaptation.functions()):
         assert torch.equal(function.keys, table[:, (0, 2, 1)[layer], 0])
+
+
+def test_a_table_for_fewer_layers_than_the_decoder_has_is_refused(tmp_path: Path) -> None:
+    trained_by_peft(
+        tiny_of("t5"),
+        peft.PrefixTuningConfig(num_virtual_tokens=3, num_layers=1, task_type="SEQ_2_SEQ_LM"),
+        tmp_path,
+    )
+    model = tiny_of("t5").model()
+    with pytest.raises(CheckpointError, match="another base"):
+        load_peft(model, tmp_path)
+    assert not refarch.adaptations(model)
 
 
 def test_a_prefix_is_written_for_the_task_of_its_model(tmp_path: Path) -> None:

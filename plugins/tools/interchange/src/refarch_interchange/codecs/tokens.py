@@ -91,9 +91,11 @@ class Prefix(Codec):
 
     def read(self, files: PeftFiles, adaptation: Adaptation, places: Places) -> None:
         """Two columns of blocks a layer."""
-        table, count = files.take(NAME), self._layers(files, len(adaptation.insertions))
+        table = files.take(NAME)
         own = [own_tensors(insertion) for insertion in adaptation.insertions]
-        _expect(table, (len(own[0]["keys"]), count * 2 * own[0]["keys"].shape[1]))
+        width = 2 * own[0]["keys"].shape[1]
+        count = max(table.shape[-1] // width, len(own)) if self.step > 1 else len(own)
+        _expect(table, (len(own[0]["keys"]), count * width))
         theirs = _pairs(table, count)
         for index, layer in enumerate(own):
             keys, values = theirs[index * self.step % count]
@@ -120,10 +122,6 @@ class Prefix(Codec):
         written.settings["prefix_projection"] = False
         _with_head(adaptation, places, written)
         self._tell(len(blocks[0]))
-
-    def _layers(self, files: PeftFiles, own: int) -> int:
-        """How many layers their tensor has values for."""
-        return own
 
     def _tell(self, length: int) -> None:
         tell(
@@ -169,10 +167,6 @@ class CountedPrefix(Prefix):
         super().write(adaptation, places, written)
         layers = self.step * len(adaptation.insertions)
         written.settings.update(num_transformer_submodules=2, num_layers=layers)
-
-    def _layers(self, files: PeftFiles, own: int) -> int:
-        """As many as the settings say, which need not be the decoder's number."""
-        return int(files.settings.get("num_layers") or own)
 
     def _tell(self, length: int) -> None:
         """Nothing: both count alike."""
