@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -131,6 +131,14 @@ class ModuleSpec(Spec):
     def asks_for_tokens(self) -> bool:
         """Whether it has to know which of the tokens that it gets are real."""
         return self.positions is not None or (self.gate is not None and self.gate.by == "example")
+
+    def changed(self, **changes: Any) -> dict[str, Any]:
+        """Its fields as plain data, some of them with other values: a preset's ``modules`` are a list of such.
+
+        Args:
+            changes: the other values, by field.
+        """
+        return {**self.model_dump(exclude_defaults=True), **changes}
 
     def slot_refs(self) -> tuple[SlotRef, ...]:
         """The workspace, parsed."""

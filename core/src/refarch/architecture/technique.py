@@ -176,7 +176,7 @@ class TechniqueSpec(Spec):
         options = {option.name: defaults.get(option.name, option.default) for option in spec.options}
         built = {key: options.get(str(value)[1:], value) for key, value in own[name].arguments.items()} or options
         arguments = {**built, **changes.pop("arguments", {})}
-        fields = {**own[name].model_dump(exclude_defaults=True), **changes, "arguments": arguments}
+        fields = own[name].changed(**{**changes, "arguments": arguments})
         return ModuleSpec.parse(fields, f"module {name!r} of technique {self.name!r}")
 
     def options_schema(self) -> dict[str, Any]:

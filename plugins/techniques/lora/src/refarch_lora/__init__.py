@@ -1,7 +1,5 @@
 """The spec of LoRA (Hu et al. 2021, arXiv 2106.09685). See :mod:`refarch_lora.function` for the formula."""
 
-from typing import Any
-
 from refarch import ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl
 
 PAPER = Provenance(source="paper", reference="arXiv 2106.09685")
@@ -22,12 +20,7 @@ LOW_RANK = ModuleSpec(
 )
 
 
-def _low_rank(**changes: Any) -> list[dict[str, Any]]:
-    """The modules of a preset: LoRA's with some properties changed."""
-    return [{**LOW_RANK.model_dump(exclude_defaults=True), **changes}]
-
-
-FROM_WEIGHT = _low_rank(function="refarch_lora.function:FromWeight", frozen=("down_0", "up_0"))
+FROM_WEIGHT = [LOW_RANK.changed(function="refarch_lora.function:FromWeight", frozen=("down_0", "up_0"))]
 
 LORA = TechniqueSpec(
     name="lora",
@@ -63,7 +56,7 @@ LORA = TechniqueSpec(
         "rslora": {"rank_stabilised": True},
         "pissa": {"modules": FROM_WEIGHT, "init": "pissa"},
         "olora": {"modules": FROM_WEIGHT, "init": "olora"},
-        "lora-fa": {"modules": _low_rank(frozen=("down",))},
+        "lora-fa": {"modules": [LOW_RANK.changed(frozen=("down",))]},
         "lora+": {"learning_rate_ratio": 16.0},
     },
 )

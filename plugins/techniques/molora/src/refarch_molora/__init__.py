@@ -53,8 +53,7 @@ VECTORS = IA3.module(
 
 def _hard(module: ModuleSpec, **router: Any) -> list[dict[str, Any]]:
     """The modules of a preset: the same experts, of which a few act on each token."""
-    changes = {"routing": "hard", "router": {"experts": "$experts", "top": 2, **router}}
-    return [{**module.model_dump(exclude_defaults=True), **changes}]
+    return [module.changed(routing="hard", router={"experts": "$experts", "top": 2, **router})]
 
 
 def _experts(number: int) -> Option:

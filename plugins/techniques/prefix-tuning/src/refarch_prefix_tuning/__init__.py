@@ -35,7 +35,7 @@ PREFIX_TUNING = TechniqueSpec(
             name="hidden", type="integer", default=512, minimum=1, help="width of the network that makes the prefix"
         ),
     ),
-    presets={"counted": {"modules": [{**PREFIX.model_dump(exclude_defaults=True), "counted": True}]}},
+    presets={"counted": {"modules": [PREFIX.changed(counted=True)]}},
     training={"learning_rate": 3e-4},
 )
 
