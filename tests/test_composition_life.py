@@ -209,7 +209,7 @@ def test_an_interrupted_save_leaves_the_earlier_one(tmp_path: Path, monkeypatch:
     batch = tiny.batch(model)
     want = outputs(model, batch)
     spread(composition, 5)
-    from refarch.engine.compose import files
+    from refarch.composition import files
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt

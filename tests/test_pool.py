@@ -13,7 +13,7 @@ from refarch.architecture import BackboneChoice
 from refarch.errors import RunError
 from refarch.pipeline import pool as pools
 from refarch.pipeline import run
-from refarch.pipeline.resolve import load_backbone
+from refarch.pipeline.backbone import load_backbone
 from refarch.plugins.lookup import resolve_pipeline
 from refarch.testing.models import all_tiny
 from refarch.testing.tokenizer import tiny_tokenizer

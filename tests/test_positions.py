@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from refarch.pipeline.resolve import _positions
+from refarch.pipeline.backbone import _positions
 from refarch.testing.models import Tiny, all_tiny
 
 FAMILIES = {tiny.family.name: tiny for tiny in reversed(all_tiny()) if tiny.kind != "encoder-decoder"}

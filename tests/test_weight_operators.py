@@ -298,7 +298,7 @@ def test_techniques_are_judged_by_their_properties_alone() -> None:
 
 def test_ties_trims_elects_and_averages() -> None:
     """Written out, value by value; the sign is elected with the weights, so that a negative one turns a part around."""
-    from refarch.engine.compose.arithmetic import ties
+    from refarch.composition.weights.arithmetic import ties
 
     generator = torch.Generator().manual_seed(0)
     tensors, weights = [torch.randn(4, 5, generator=generator) for _ in range(3)], (1.0, -0.5, 2.0)

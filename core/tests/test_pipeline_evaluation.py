@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
 
-from refarch.pipeline.evaluation import batches, collect, generate, log_likelihoods, mean_loss, tokens
+from refarch.tasks.evaluation import batches, collect, generate, log_likelihoods, mean_loss, tokens
 from refarch.testing.models import all_tiny
 from refarch.testing.tokenizer import tiny_tokenizer
 

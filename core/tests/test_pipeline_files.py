@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refarch.errors import DataError
-from refarch.pipeline.files import read_bytes, read_rows, read_text
+from refarch.tasks.tables import read_bytes, read_rows, read_text
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -131,7 +131,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_the_module_imports_no_heavy_library():
-    source = Path(importlib.import_module("refarch.pipeline.files").__file__ or "").read_text()
+    source = Path(importlib.import_module("refarch.tasks.tables").__file__ or "").read_text()
     for name in ("torch", "pandas", "pyarrow", "datasets", "transformers"):
         assert f"import {name}" not in source
 

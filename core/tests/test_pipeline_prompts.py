@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from refarch import TEXT_FORMULATIONS
 from refarch.errors import DataError, UsageError
-from refarch.pipeline.prompts import (
+from refarch.tasks.prompts import (
     TEXT_KINDS,
     PairCollator,
     check_template,

@@ -4,8 +4,8 @@ import datasets
 import pytest
 
 from refarch.errors import DataError, UsageError
-from refarch.pipeline.files import Table
-from refarch.pipeline.sources import load_dataset, read_source, require_unique
+from refarch.tasks.sources import load_dataset, read_source, require_unique
+from refarch.tasks.tables import Table
 
 OPTIONS = dict.fromkeys(("train", "validation", "test", "dataset", "config"))
 

@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refarch.pipeline.splits import limit, split
+from refarch.tasks.splits import limit, split
 
 examples = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30)), min_size=1, max_size=120)
 sizes = st.lists(st.floats(0, 0.45), min_size=1, max_size=2)

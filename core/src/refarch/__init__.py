@@ -36,6 +36,17 @@ if TYPE_CHECKING:
         TinyModel,
         TrainingSpec,
     )
+    from refarch.composition import (
+        Composition,
+        Judgement,
+        combine,
+        compose,
+        compositions,
+        export,
+        judge,
+        load_composition,
+        to_low_rank,
+    )
     from refarch.engine import (
         Adaptation,
         Attend,
@@ -48,20 +59,10 @@ if TYPE_CHECKING:
         attach,
         load,
     )
-    from refarch.engine.compose import (
-        Composition,
-        Judgement,
-        combine,
-        compose,
-        compositions,
-        export,
-        judge,
-        load_composition,
-        to_low_rank,
-    )
     from refarch.errors import RefarchError
-    from refarch.pipeline import Data, Pool, RunFolder, Task, run
+    from refarch.pipeline import Pool, RunFolder, run
     from refarch.plugins import CommandSpec, Registry, default_registry, hookimpl
+    from refarch.tasks import Data, Task
 
 __version__ = "0.1.0"
 
@@ -116,8 +117,9 @@ _COMPOSE = (
 _NAMES = {
     **dict.fromkeys(_ARCHITECTURE, "refarch.architecture"),
     **dict.fromkeys(_ENGINE, "refarch.engine"),
-    **dict.fromkeys(_COMPOSE, "refarch.engine.compose"),
-    **dict.fromkeys(("Data", "Pool", "RunFolder", "Task", "run"), "refarch.pipeline"),
+    **dict.fromkeys(_COMPOSE, "refarch.composition"),
+    **dict.fromkeys(("Data", "Task"), "refarch.tasks"),
+    **dict.fromkeys(("Pool", "RunFolder", "run"), "refarch.pipeline"),
     **dict.fromkeys(("CommandSpec", "Registry", "default_registry", "hookimpl"), "refarch.plugins"),
     "RefarchError": "refarch.errors",
 }

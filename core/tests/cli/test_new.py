@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from refarch.cli.draft import source
+from refarch.cli.family_source import source
 from refarch.cli.new import class_name
 from refarch.plugins import default_registry
 from refarch.plugins.scan import GROUPS

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 import refarch
-from refarch.engine.cache import OwnLayer
+from refarch.engine.bindings.attention.own_cache import OwnLayer
 from refarch.errors import CompositionError, SlotError
 from refarch.testing.case import randomise
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 import refarch
 from refarch.architecture import Gate
-from refarch.engine.context import ahead_reason
 from refarch.errors import CompositionError, SpecError
 from refarch.testing.case import randomise
+from refarch.testing.checks.generation import ahead_reason
 
 EXAMPLE = Gate(by="example", initial=0.3)
 SEED = 5

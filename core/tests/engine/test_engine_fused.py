@@ -10,8 +10,8 @@ from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_mod
 from torch import Tensor, nn
 
 import refarch
-from refarch.engine import fused
-from refarch.engine.fused import FusedLowRank, can_fuse
+from refarch.engine.functions import low_rank as fused
+from refarch.engine.functions.low_rank import FusedLowRank, can_fuse
 
 
 def _parts(bias: bool, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:

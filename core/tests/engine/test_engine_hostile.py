@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import refarch
-from refarch.engine import checkpoint
+from refarch.engine.checkpoints import writing as checkpoint
 from refarch.errors import CheckpointError, RefarchError
 from refarch.testing.case import Snapshot, randomise
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import refarch
 from refarch.architecture.family import Part
-from refarch.engine.linear import part_rows, put_part, take_part
+from refarch.engine.layers.linear import part_rows, put_part, take_part
 from refarch.errors import SlotError
 from refarch.testing.models import all_tiny, outputs
 

@@ -12,10 +12,11 @@ from torch import Tensor
 
 import refarch
 from refarch import Gate, Option, Positions
-from refarch.engine.context import Call, Context, ahead_reason
-from refarch.engine.integrate import Bound
+from refarch.engine.bindings.call_context import Call, Context
+from refarch.engine.bindings.module import Bound
 from refarch.errors import CompositionError, SpecError
 from refarch.testing.case import randomise
+from refarch.testing.checks.generation import ahead_reason
 
 ENDS = [(2, 0), (0, 2), (1, 1), (3, 3), (9, 0)]
 """First and last; the fourth overlap in a row of four tokens, the last one has more than there are."""

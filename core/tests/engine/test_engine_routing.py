@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import refarch
-from refarch.engine.routing import Routed
+from refarch.engine.functions.experts import Routed
 from refarch.errors import CompositionError, PluginError, SpecError
 
 EXPERTS = 4

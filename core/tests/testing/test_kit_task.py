@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from refarch.architecture import Option, TaskSpec
-from refarch.pipeline import Data, Task
+from refarch.tasks import Data, Task
 from refarch.testing import NotApplicable, TaskConformance
 from refarch.testing.checks.task import TASK_CHECKS, TaskCase
 from refarch.testing.tokenizer import tiny_tokenizer

@@ -1,6 +1,5 @@
 """The reference architecture as typed specs. Nothing here imports torch."""
 
-from refarch.architecture.base import CONTRACT, Spec, explain
 from refarch.architecture.family import BackboneKind, FamilySpec, ModelSpec, StackTable, TinyModel, parse_entry
 from refarch.architecture.fingerprint import Fingerprint
 from refarch.architecture.interchange import InterchangeSpec, TensorRule
@@ -17,6 +16,7 @@ from refarch.architecture.pipeline import (
 )
 from refarch.architecture.properties import MEANING, PROPERTIES, RULES, Provenance, describe
 from refarch.architecture.slots import ALIASES, SLOTS, Layers, Slot, SlotRef, parse_slot
+from refarch.architecture.spec import CONTRACT, Spec, explain
 from refarch.architecture.task import SOURCE_OPTIONS, SPLIT_OPTIONS, TEXT_FORMULATIONS, Formulation, TaskSpec
 from refarch.architecture.technique import ConfiguredTechnique, Option, TechniqueSpec, validate_options
 

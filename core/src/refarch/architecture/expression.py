@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
-from refarch.architecture.base import Spec, explain
+from refarch.architecture.spec import Spec, explain
 from refarch.errors import SpecError, did_you_mean
 
 PART = r"[A-Za-z0-9_][\w-]*"

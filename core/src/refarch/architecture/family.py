@@ -24,9 +24,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from refarch.architecture.base import CONTRACT, Spec
 from refarch.architecture.module import ImportPath
 from refarch.architecture.slots import SLOTS, SUBLAYERS, TABLE_SLOTS, StackName
+from refarch.architecture.spec import CONTRACT, Spec
 from refarch.architecture.technique import PluginName
 from refarch.errors import did_you_mean
 

@@ -1,8 +1,8 @@
-"""Which base an adaptation was trained on, as it stands in checkpoints; :mod:`refarch.engine.fingerprint` takes it."""
+"""Which base an adaptation was trained on, as it stands in checkpoints; ``engine/host/fingerprint.py`` takes it."""
 
 from __future__ import annotations
 
-from refarch.architecture.base import Spec
+from refarch.architecture.spec import Spec
 
 
 class Fingerprint(Spec):

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from refarch.architecture.base import explain
 from refarch.architecture.expression import OPERATORS, PART, Operator
+from refarch.architecture.spec import explain
 from refarch.errors import SpecError, did_you_mean
 
 _TOKEN = re.compile(

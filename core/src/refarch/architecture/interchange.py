@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from refarch.architecture.base import CONTRACT, PlainData, Spec
 from refarch.architecture.module import ImportPath
+from refarch.architecture.spec import CONTRACT, PlainData, Spec
 from refarch.architecture.technique import PluginName
 
 

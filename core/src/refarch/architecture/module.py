@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints, model_validator
 
 from refarch.architecture import properties as p
-from refarch.architecture.base import PlainData, Spec
 from refarch.architecture.slots import Layers, SlotName, SlotRef, parse_slot
+from refarch.architecture.spec import PlainData, Spec
 
 ImportPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
 """``package.module:Name``; resolved only when it is built."""

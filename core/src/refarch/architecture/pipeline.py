@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from refarch.architecture.base import CONTRACT, Spec
+from refarch.architecture.spec import CONTRACT, Spec
 from refarch.architecture.technique import PluginName
 
 Precision = Literal["float32", "bfloat16", "float16"]

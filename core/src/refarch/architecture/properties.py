@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from refarch.architecture.base import Spec
+from refarch.architecture.spec import Spec
 
 if TYPE_CHECKING:
     from refarch.architecture.module import ModuleSpec

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
-from refarch.architecture.base import Spec
+from refarch.architecture.spec import Spec
 from refarch.errors import did_you_mean
 
 SlotKind = Literal["linear", "norm", "embedding", "inputs", "key_value", "sublayer", "layer", "head", "model"]

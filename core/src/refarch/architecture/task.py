@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from refarch.architecture.base import CONTRACT, PlainData, Spec
 from refarch.architecture.family import BackboneKind
 from refarch.architecture.module import ImportPath
+from refarch.architecture.spec import CONTRACT, PlainData, Spec
 from refarch.architecture.technique import Option, PluginName, options_model, validate_options
 from refarch.errors import UsageError, did_you_mean
 
@@ -26,7 +26,7 @@ SOURCE_OPTIONS = (
     Option(name="dataset", type="string", help="instead of files: a name or folder for datasets.load_dataset"),
     Option(name="config", type="string", help="the dataset's configuration (subset)"),
 )
-"""Where a task's data come from; :func:`refarch.pipeline.sources.read_source` reads what they name."""
+"""Where a task's data come from; :func:`refarch.tasks.sources.read_source` reads what they name."""
 
 SPLIT_OPTIONS = (
     Option(
@@ -61,7 +61,7 @@ SPLIT_OPTIONS = (
         name="test_limit", type="integer", minimum=1, help="test on at most so many rows, drawn evenly from each label"
     ),
 )
-"""How splits are made and limited; :func:`refarch.pipeline.splits.make_splits` follows them."""
+"""How splits are made and limited; :func:`refarch.tasks.splits.make_splits` follows them."""
 
 
 class Formulation(Spec):
@@ -93,7 +93,7 @@ TEXT_FORMULATIONS = (
         new_head=False,
     ),
 )
-"""For tasks whose answer is text that the backbone writes; :mod:`refarch.pipeline.prompts` encodes their examples."""
+"""For tasks whose answer is text that the backbone writes; :mod:`refarch.tasks.prompts` encodes their examples."""
 
 
 class TaskSpec(Spec):

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, create_model, model_validator
 
-from refarch.architecture.base import CONTRACT, PlainData, PlainValue, Spec, explain
 from refarch.architecture.module import Identifier, ModuleSpec, Positions, Router
 from refarch.architecture.slots import Layers
+from refarch.architecture.spec import CONTRACT, PlainData, PlainValue, Spec, explain
 from refarch.errors import SpecError, did_you_mean
 
 PluginName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]

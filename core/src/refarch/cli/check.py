@@ -200,8 +200,8 @@ def _progress(shown: bool) -> Iterator[Progress]:
 
 
 def _values(pairs: tuple[str, ...]) -> dict[str, Any]:
-    from refarch.cli.building import parse_yaml
     from refarch.errors import UsageError
+    from refarch.yaml_text import parse_yaml
 
     values = {}
     for key, value in _pairs(pairs, "--options", "KEY=VALUE").items():

@@ -97,7 +97,7 @@ def command(
         **_described(kind, name, summary, licence, author),
     }
     if kind == "backbone":
-        from refarch.cli.draft import draft, source
+        from refarch.cli.family_source import draft, source
 
         spec, notes = draft(name, values["summary"], model_type, table)
         values |= {"spec": source(spec), "model_type": spec.tiny.model_type}

@@ -60,7 +60,7 @@ def command(
       refarch run --backbone B --technique T --task K --set training.epochs=1
       refarch run pipeline.yaml --set technique.rank=2 --dry-run > smaller.yaml
     """  # noqa: D301 - click reads \b as: keep these lines as they are
-    from refarch.cli.building import build
+    from refarch.cli.pipeline_file import build
     from refarch.errors import nearest
     from refarch.plugins.lookup import configured, locate, resolve_pipeline
     from refarch.plugins.registry import default_registry
@@ -78,8 +78,8 @@ def command(
             click.echo(f"note: {spec.backbone.name!r} is no installed model and no folder, so a hub id{also}", err=True)
         click.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
         return
-    from refarch.pipeline.folder import new_folder
     from refarch.pipeline.run import run
+    from refarch.pipeline.run_folder import new_folder
 
     folder = out or new_folder(Path("runs"), resolved)
     if (folder / "record.json").exists():

@@ -24,10 +24,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refarch.architecture import Formulation, PipelineSpec, TaskSpec
 from refarch.engine import adaptations
-from refarch.engine.quantised import inner_tensors
-from refarch.pipeline.resolve import backbone_kind, load_backbone, seeds
-from refarch.pipeline.task import Data, Task
+from refarch.engine.layers.quantised import inner_tensors
+from refarch.pipeline.backbone import backbone_kind, load_backbone, seeds
 from refarch.plugins import Registry, resolve
+from refarch.tasks.task import Data, Task
 
 logger = logging.getLogger(__name__)
 _FLAG = "_is_hf_initialized"

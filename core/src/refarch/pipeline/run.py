@@ -8,104 +8,26 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from refarch.architecture import Formulation, PipelineSpec, RunRecord, Seeds, TaskSpec, Times
-from refarch.engine import Adaptation, attach
-from refarch.engine.checkpoint import start_from
+from refarch.architecture import PipelineSpec, RunRecord
 from refarch.errors import RefarchError, RunError, UsageError
 from refarch.files import read_json, write_text
-from refarch.pipeline.folder import RunFolder, new_folder, versions
-from refarch.pipeline.memory import peak_memory, reset_peak
+from refarch.pipeline.assemble import Assembled, assemble
+from refarch.pipeline.backbone import quiet, resolve_pipeline
+from refarch.pipeline.peak_memory import reset_peak
 from refarch.pipeline.pool import Pool
 from refarch.pipeline.progress import Progress
-from refarch.pipeline.resolve import configured, quiet, resolve_pipeline, seeds
-from refarch.pipeline.task import Data, Rows, Task
+from refarch.pipeline.record import _Clock, _record, _scored
+from refarch.pipeline.run_folder import RunFolder, new_folder
 from refarch.pipeline.trainer import AdaptationTrainer, RunCallback
 from refarch.plugins import Registry, default_registry
-
-SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-"""What Trainer puts among the metrics that says nothing about the model."""
-
-
-@dataclass
-class Assembled:
-    """A pipeline's parts, loaded and attached."""
-
-    pipeline: PipelineSpec
-    task_spec: TaskSpec
-    formulation: Formulation
-    task: Task
-    data: Data
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    adaptations: list[Adaptation]
-    seeds: Seeds
-    total_parameters: int
-
-
-@dataclass
-class _Clock:
-    """Seconds spent in each phase, earlier attempts included."""
-
-    folder: RunFolder
-    spent: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - began
-            self.folder.note(self.spent)
-
-
-def assemble(pipeline: PipelineSpec, *, registry: Registry | None = None, pool: Pool | None = None) -> Assembled:
-    """Load a resolved pipeline's data and model and attach its techniques.
-
-    Args:
-        pipeline: all options and training fields decided.
-        registry: where names are looked up; the installed plugins when left out.
-        pool: what earlier runs of this process have loaded; everything is loaded when left out.
-
-    Raises:
-        RefarchError: with the cause, whatever part of it cannot be had.
-    """
-    registry = registry or default_registry()
-    own_seeds = seeds(pipeline.seed)
-    base = (pool or Pool()).take(pipeline, registry)
-    model, formulation = base.model, base.formulation
-    total = sum(p.numel() for p in model.parameters())
-    if pipeline.training.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    attached: list[Adaptation] = []
-    for choice, (label, technique) in zip(pipeline.techniques, configured(pipeline, registry), strict=True):
-        first = not attached
-        attached.append(
-            attach(
-                model,
-                technique,
-                name=label,
-                seed=own_seeds.modules,
-                train_head=formulation.new_head and first and not technique.selects_head,
-                registry=registry,
-            )
-        )
-        if choice.start is not None:
-            start_from(attached[-1], Path(choice.start))
-    base.task.check_model(model)
-    return Assembled(
-        pipeline, base.spec, formulation, base.task, base.data, model, base.tokenizer, attached, own_seeds, total
-    )
 
 
 def run(
@@ -193,18 +115,6 @@ def _run(
         shutil.rmtree(files.checkpoints, ignore_errors=True)
     registry.manager.hook.refarch_run_finished(record=record, folder=files.path)
     return record
-
-
-def _scored(parts: Assembled) -> Rows:
-    """The split that gives the score."""
-    if parts.pipeline.score_on == "test":
-        return parts.data.test
-    if parts.data.validation is None or not len(parts.data.validation):
-        raise UsageError(
-            f"the score is to come from the validation split, but task {parts.task_spec.name!r} has none here",
-            "give it one (validation, or validation_size), or score on test",
-        )
-    return parts.data.validation
 
 
 def _processes() -> int:
@@ -316,50 +226,6 @@ def _explained(what: str, trainer: AdaptationTrainer) -> Iterator[None]:
             f"{what} failed at step {trainer.state.global_step}: {type(error).__name__}: {error}",
             f"the last good checkpoint is {last or 'none yet'}; run the pipeline again in the same folder to resume",
         ) from error
-
-
-def _record(
-    parts: Assembled,
-    files: RunFolder,
-    clock: _Clock,
-    trainer: AdaptationTrainer,
-    metrics: dict[str, float],
-    saved: list[Path],
-    threads: int,
-) -> RunRecord:
-    values = {key.removeprefix("eval_"): float(value) for key, value in metrics.items() if key.startswith("eval_")}
-    spec, data = parts.task_spec, parts.data
-    if spec.metric not in values:
-        raise RunError(f"task {spec.name!r} promises the metric {spec.metric!r} but gave {', '.join(sorted(values))}")
-    return RunRecord(
-        pipeline=parts.pipeline,
-        score=values[spec.metric],
-        metric=spec.metric,
-        greater_is_better=spec.greater_is_better,
-        formulation=parts.formulation.name,
-        metrics={k: v for k, v in values.items() if k not in SPEEDS},
-        baselines=parts.task.baselines() if parts.pipeline.score_on == "test" else {},
-        seeds=parts.seeds,
-        times=Times(**{name: clock.spent.get(name, 0.0) for name in Times.model_fields}),
-        trainable_parameters=sum(adaptation.count() for adaptation in parts.adaptations),
-        module_parameters=sum(adaptation.count(head=False) for adaptation in parts.adaptations),
-        total_parameters=parts.total_parameters,
-        peak_memory_bytes=peak_memory(),
-        saved_bytes=sum(file.stat().st_size for folder in saved for file in folder.iterdir()),
-        steps=trainer.state.global_step,
-        resumed=int(clock.spent["attempts"]) - 1,
-        examples={
-            "train": len(data.train),
-            "validation": len(data.validation) if data.validation is not None else 0,
-            "test": len(data.test),
-        },
-        device=str(parts.model.device),
-        threads=threads,
-        versions=versions(),
-        adaptations=tuple(str(folder.relative_to(files.path)) for folder in saved),
-        started=datetime.fromtimestamp(clock.spent["started"], UTC).isoformat(timespec="seconds"),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
 
 
 @contextlib.contextmanager

@@ -19,14 +19,14 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import IntervalStrategy
 
 from refarch.engine import adaptations
-from refarch.engine.checkpoint import read
-from refarch.engine.rates import rescale
+from refarch.engine.adaptation.training import rescale
+from refarch.engine.checkpoints.writing import read
 from refarch.errors import RunError
 from refarch.files import write_text
-from refarch.pipeline.evaluation import tokens
-from refarch.pipeline.folder import COMPLETE, RunFolder
 from refarch.pipeline.progress import Progress
+from refarch.pipeline.run_folder import COMPLETE, RunFolder
 from refarch.plugins import Registry
+from refarch.tasks.evaluation import tokens
 
 
 class EpochSampler(Sampler[int]):

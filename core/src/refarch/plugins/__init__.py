@@ -12,14 +12,14 @@ from refarch._lazy import lazy
 
 if TYPE_CHECKING:
     from refarch.plugins.command import CommandSpec
-    from refarch.plugins.group import command_group
+    from refarch.plugins.command_group import command_group
     from refarch.plugins.hooks import hookimpl, hookspec
     from refarch.plugins.registry import Registry, default_registry, forget_plugins, resolve
     from refarch.plugins.scan import GROUPS, Found, Settings, scan
 
 _NAMES = {
     "CommandSpec": "refarch.plugins.command",
-    "command_group": "refarch.plugins.group",
+    "command_group": "refarch.plugins.command_group",
     "hookimpl": "refarch.plugins.hooks",
     "hookspec": "refarch.plugins.hooks",
     "Registry": "refarch.plugins.registry",

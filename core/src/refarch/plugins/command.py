@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from refarch.architecture.base import CONTRACT, Spec
 from refarch.architecture.module import ImportPath
+from refarch.architecture.spec import CONTRACT, Spec
 from refarch.architecture.technique import PluginName
 
 

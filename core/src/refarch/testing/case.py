@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from refarch.architecture import ConfiguredTechnique, TechniqueSpec
-from refarch.engine import Adaptation, attach
+from refarch.engine import Adaptation
+from refarch.engine.adaptation.attach import attach
 from refarch.errors import SlotError
 from refarch.plugins.registry import default_registry
 from refarch.testing.models import Batch, Tiny, outputs

@@ -13,7 +13,7 @@ from refarch_instruction_tuning.task import InstructionTuning
 from refarch_instruction_tuning.template import Template, Written
 
 from refarch.errors import DataError, UsageError
-from refarch.pipeline.evaluation import log_likelihoods
+from refarch.tasks.evaluation import log_likelihoods
 from refarch.testing.models import all_tiny
 
 OPTIONS = SPEC.configure({})

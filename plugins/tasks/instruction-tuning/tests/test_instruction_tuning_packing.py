@@ -11,7 +11,7 @@ from refarch_instruction_tuning.packing import PackedCollator, check_packing, pa
 
 from refarch import attach
 from refarch.errors import UsageError
-from refarch.pipeline.prompts import PairCollator
+from refarch.tasks.prompts import PairCollator
 from refarch.testing.models import all_tiny, spread
 
 DECODERS = [each for each in all_tiny() if each.auto_class == "AutoModelForCausalLM" and each.kind == "decoder"]

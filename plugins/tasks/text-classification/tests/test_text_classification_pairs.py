@@ -15,8 +15,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from refarch import default_registry
 from refarch.errors import DataError
-from refarch.pipeline.sources import load_dataset
 from refarch.plugins import resolve
+from refarch.tasks.sources import load_dataset
 from refarch.testing import TaskConformance
 from refarch.testing.tokenizer import tiny_tokenizer
 

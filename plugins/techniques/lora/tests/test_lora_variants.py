@@ -9,7 +9,7 @@ from refarch_lora.function import FromWeight, LoRA
 from transformers import BertConfig, BertModel
 
 import refarch
-from refarch.engine.fused import FusedLowRank
+from refarch.engine.functions.low_rank import FusedLowRank
 from refarch.errors import SpecError
 from refarch.testing import TechniqueConformance
 from refarch.testing.case import randomise

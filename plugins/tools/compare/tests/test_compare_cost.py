@@ -24,7 +24,7 @@ import refarch
 from refarch import default_registry
 from refarch.cli.app import main
 from refarch.errors import SlotError, UsageError
-from refarch.pipeline.resolve import seeds
+from refarch.pipeline.backbone import seeds
 from refarch.testing.case import randomise
 from refarch.testing.models import all_tiny
 

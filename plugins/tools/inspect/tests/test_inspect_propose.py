@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from refarch import FamilySpec, default_registry
 from refarch.architecture import parse_entry
-from refarch.engine.sites import Resolver
+from refarch.engine.slots.resolver import Resolver
 from refarch.testing.report import run_backbone_checks
 
 

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from refarch import Gate, PipelineSpec, attach, default_registry, load, run
 from refarch.errors import CheckpointError, DataError, RunError, UnknownNameError, UsageError
-from refarch.pipeline.evaluation import log_likelihoods
+from refarch.tasks.evaluation import log_likelihoods
 from refarch.testing.light import expect_light
 from refarch.testing.models import spread
 from refarch.testing.tokenizer import tiny_tokenizer

@@ -6,9 +6,9 @@ import torch
 from transformers import PreTrainedModel
 
 from refarch.engine import Adaptation
-from refarch.engine.integrate import parameter_dtype
-from refarch.engine.plan import read_shape
-from refarch.engine.routing import own_functions, own_parameters
+from refarch.engine.adaptation.plan import read_shape
+from refarch.engine.functions.experts import own_functions, own_parameters
+from refarch.engine.layers.precision import parameter_dtype
 from refarch.errors import CompositionError
 from refarch.testing.case import Case, NotApplicable, Snapshot, collect, expect_equal, unchanged
 from refarch.testing.models import Batch, outputs

@@ -13,7 +13,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import AttentionInterface
 
 from refarch.architecture import SLOTS, Layers, parse_slot
-from refarch.engine import Resolver, attach, attention
+from refarch.engine import Resolver
+from refarch.engine.adaptation.attach import attach
+from refarch.engine.bindings.attention import seam as attention
 from refarch.testing import probes
 from refarch.testing.case import Case, Check, NotApplicable, Snapshot, collect, expect_equal, randomise, unchanged
 from refarch.testing.checks import CHECKS, table

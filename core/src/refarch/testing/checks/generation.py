@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from refarch.engine.context import ahead_reason
+from refarch.architecture import ModuleSpec
+from refarch.engine.bindings.call_context import reads_encoder
+from refarch.engine.slots.site import Site
 from refarch.testing.case import Case, NotApplicable, collect, expect_equal
 from refarch.testing.models import PAD
 
@@ -69,3 +71,14 @@ def _generate(case: Case, model: PreTrainedModel, **choices: Any) -> dict[str, T
 
 
 CHECKS = collect(cached_generation_equals_uncached, beam_search_equals_uncached)
+
+
+def ahead_reason(spec: ModuleSpec, site: Site) -> str:
+    """Why what a module does at a token depends on later ones, so that no cache holds it; empty if it does not."""
+    if site.stack is None or site.stack.name != "decoder" or reads_encoder(site):
+        return ""
+    if spec.gate is not None and spec.gate.by == "example":
+        return f"{site.address}: the gate by example is a mean over tokens, so later ones change it for earlier ones"
+    if spec.positions is not None and spec.positions.last:
+        return f"{site.address}: it works at the last tokens, which are others when more have come"
+    return ""

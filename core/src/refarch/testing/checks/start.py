@@ -11,7 +11,7 @@ import torch
 
 from refarch.architecture import SLOTS, TechniqueSpec, parse_slot
 from refarch.engine import Adaptation, Resolver
-from refarch.engine.plan import read_shape
+from refarch.engine.adaptation.plan import read_shape
 from refarch.errors import SlotError, SpecError
 from refarch.plugins.registry import resolve
 from refarch.testing.case import Case, NotApplicable, Snapshot, collect, expect_equal, unchanged

@@ -11,9 +11,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
 from refarch.architecture import SLOTS, FamilySpec, Layers, SlotRef, parse_entry
-from refarch.engine import Resolver, Site, attach
-from refarch.engine.linear import part_rows, read_weight
-from refarch.engine.sites import find, submodule
+from refarch.engine import Resolver, Site
+from refarch.engine.adaptation.attach import attach
+from refarch.engine.layers.linear import part_rows, read_weight
+from refarch.engine.slots.resolver import find, submodule
 from refarch.testing import probes
 from refarch.testing.case import NotApplicable, collect, randomise
 from refarch.testing.light import expect_light

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refarch.architecture import Formulation, TaskSpec
-from refarch.pipeline.task import Data, Rows, Task
 from refarch.plugins.registry import default_registry, resolve
+from refarch.tasks.task import Data, Rows, Task
 from refarch.testing.case import Check, NotApplicable, collect
 from refarch.testing.light import expect_light
 from refarch.testing.models import Tiny, all_tiny, all_with_head

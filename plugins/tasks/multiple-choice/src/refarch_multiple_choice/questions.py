@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from refarch.errors import DataError
-from refarch.pipeline.files import Table
-from refarch.pipeline.sources import read_source, require_unique, shown, text_of
-from refarch.pipeline.splits import Items
+from refarch.tasks.sources import read_source, require_unique, shown, text_of
+from refarch.tasks.splits import Items
+from refarch.tasks.tables import Table
 
 FORMAT = "Answer format:"
 """In an instruction, what the labels of its choices stand behind: ``Answer format: answer1/answer2``."""

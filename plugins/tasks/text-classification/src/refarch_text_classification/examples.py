@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from refarch.errors import DataError, did_you_mean
-from refarch.pipeline.files import Table
-from refarch.pipeline.sources import shown, text_of
+from refarch.tasks.sources import shown, text_of
+from refarch.tasks.tables import Table
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from refarch.errors import DataError
-from refarch.pipeline.files import Table
-from refarch.pipeline.sources import read_source, require_unique, shown
-from refarch.pipeline.splits import Items
+from refarch.tasks.sources import read_source, require_unique, shown
+from refarch.tasks.splits import Items
+from refarch.tasks.tables import Table
 
 logger = logging.getLogger(__name__)
 PARTS = 3

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from refarch import Data, Task
 from refarch.architecture import validate_options
 from refarch.errors import DataError, RunError
-from refarch.pipeline.evaluation import generate, mean_loss
-from refarch.pipeline.prompts import (
+from refarch.tasks.evaluation import generate, mean_loss
+from refarch.tasks.prompts import (
     TEXT_KINDS,
     Features,
     check_template,
@@ -24,8 +24,8 @@ from refarch.pipeline.prompts import (
     pair_of,
     prompt_room,
 )
-from refarch.pipeline.splits import parted
-from refarch.pipeline.task import Question, Rows
+from refarch.tasks.splits import parted
+from refarch.tasks.task import Question, Rows
 from refarch_text_generation import OPTIONS
 from refarch_text_generation.examples import Example, Examples, read_examples
 from refarch_text_generation.metrics import measure

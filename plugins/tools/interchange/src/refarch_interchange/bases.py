@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedModel
 from refarch import Registry
 from refarch.architecture import BackboneChoice
 from refarch.errors import UsageError
-from refarch.pipeline.resolve import locate, quiet
+from refarch.pipeline.backbone import locate, quiet
 
 CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",

@@ -134,12 +134,12 @@ def to_peft(folder: Path, out: Path, model: str | None, class_name: str | None, 
       refarch convert to-peft ours/ --model ./llama --out theirs/ --json
     """  # noqa: D301
     from refarch import default_registry, load
-    from refarch.engine import checkpoint
+    from refarch.engine.checkpoints.reading import read
     from refarch_interchange import bases
     from refarch_interchange.writing import save_peft
 
     registry = default_registry()
-    saved, _ = checkpoint.read(folder)
+    saved, _ = read(folder)
     heads = (
         {name: shape for name, shape in saved.shapes.items() if name.startswith("base:")} if saved.train_head else {}
     )

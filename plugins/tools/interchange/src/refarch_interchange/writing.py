@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from refarch import Adaptation, InterchangeSpec, ModuleSpec, Registry
-from refarch.engine.linear import matrix
-from refarch.engine.plan import Insertion
+from refarch.engine.adaptation.plan import Insertion
+from refarch.engine.layers.linear import matrix
 from refarch.errors import CompositionError, RefarchError
 from refarch.plugins import default_registry, resolve
 from refarch_interchange import beside, files, rules

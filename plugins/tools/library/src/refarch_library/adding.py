@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from refarch import RunFolder, RunRecord
-from refarch.engine.checkpoint import FILE as ADAPTATION
-from refarch.engine.checkpoint import Checkpoint, read
+from refarch.engine.checkpoints.writing import FILE as ADAPTATION
+from refarch.engine.checkpoints.writing import Checkpoint, read
 from refarch.errors import CheckpointError, UsageError
 from refarch.files import below, inside, write_text
 from refarch_library.card import card

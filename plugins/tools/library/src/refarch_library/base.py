@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from refarch import Registry
 from refarch.architecture import BackboneChoice
 from refarch.errors import UsageError
-from refarch.pipeline.resolve import load_backbone, locate, quiet
+from refarch.pipeline.backbone import load_backbone, locate, quiet
 from refarch_library.entry import Entry
 
 

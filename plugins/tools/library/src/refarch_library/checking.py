@@ -7,11 +7,12 @@ from importlib import metadata
 from typing import Literal, NamedTuple
 
 from refarch import Registry, default_registry
-from refarch.engine.checkpoint import Checkpoint, read, trusted_technique
-from refarch.engine.reading import migrated
+from refarch.engine.adaptation.load import trusted_technique
+from refarch.engine.checkpoints.format import migrated
+from refarch.engine.checkpoints.writing import Checkpoint, read
 from refarch.errors import RefarchError
 from refarch.files import below, inside, read_plain
-from refarch.pipeline.folder import differences
+from refarch.pipeline.run_folder import differences
 from refarch_library.adding import part
 from refarch_library.base import load_base
 from refarch_library.store import Library, verify

@@ -10,12 +10,12 @@ from typing import Any
 
 import refarch
 from refarch import Adaptation, ConfiguredTechnique
-from refarch.architecture.base import Spec
-from refarch.engine.ledger import Kernels
+from refarch.architecture.spec import Spec
 from refarch.errors import RefarchError
-from refarch.pipeline.resolve import seeds
+from refarch.pipeline.backbone import seeds
 from refarch_compare.cost import step
 from refarch_compare.cost.backbone import Backbone
+from refarch_compare.cost.ledger import Kernels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Setting:
         batch: examples a step.
         tokens: of each example, none of them padding.
         optimizer: whose state is counted.
-        device: whose kernels decide what is kept (:class:`~refarch.engine.ledger.Kernels`).
+        device: whose kernels decide what is kept (:class:`~refarch_compare.cost.ledger.Kernels`).
         train_head: whether the model's head trains along.
         seed: of the run; the length of a checkpoint depends on its digits.
         run: False to count parameters and bytes alone.

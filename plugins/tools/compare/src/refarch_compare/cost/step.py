@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from refarch import Adaptation
-from refarch.engine.ledger import Kernels, Ledger, Saved
 from refarch.errors import UsageError
+from refarch_compare.cost.ledger import Kernels, Ledger, Saved
 
 Optimizer = Literal["adamw", "sgd"]
 Device = Literal["cuda", "cpu"]

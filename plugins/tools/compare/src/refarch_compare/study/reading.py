@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from refarch.cli.building import parse_yaml
 from refarch.errors import DataError
+from refarch.yaml_text import parse_yaml
 from refarch_compare.study.spec import StudySpec
 
 FIRST = Path(__file__).with_name("first.yaml")

@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedModel
 from refarch import ConfiguredTechnique, Registry, attach
 from refarch.architecture import BackboneChoice
 from refarch.errors import UsageError
-from refarch.pipeline.resolve import locate, quiet
+from refarch.pipeline.backbone import locate, quiet
 
 
 def empty_model(

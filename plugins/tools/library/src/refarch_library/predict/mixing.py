@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from refarch import compose
 from refarch.errors import CompositionError
-from refarch.pipeline.evaluation import hear_batches
-from refarch.pipeline.task import Question
+from refarch.tasks.evaluation import hear_batches
+from refarch.tasks.task import Question
 
 if TYPE_CHECKING:
     from refarch_library.predict.loaded import Loaded

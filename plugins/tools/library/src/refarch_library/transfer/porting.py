@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from refarch import Adaptation, Function, Registry, attach
-from refarch.engine.checkpoint import read, trusted_technique
-from refarch.engine.function import fold
-from refarch.engine.routing import own_parameters
+from refarch.engine.adaptation.load import trusted_technique
+from refarch.engine.checkpoints.writing import read
+from refarch.engine.functions.experts import own_parameters
+from refarch.engine.functions.function import fold
 from refarch.errors import CheckpointError, SlotError, SpecError
 from refarch_library.transfer.matching import Match, Matcher
 

@@ -10,12 +10,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refarch import PipelineSpec, Pool, Registry, Task, load
-from refarch.engine import origin
+from refarch.engine.checkpoints import provenance as origin
 from refarch.errors import CheckpointError, UsageError
-from refarch.pipeline.evaluation import collect
-from refarch.pipeline.resolve import quiet, resolve_pipeline
-from refarch.pipeline.run import assemble
-from refarch.pipeline.task import Rows
+from refarch.pipeline.assemble import assemble
+from refarch.pipeline.backbone import quiet, resolve_pipeline
+from refarch.tasks.evaluation import collect
+from refarch.tasks.task import Rows
 
 
 def score(

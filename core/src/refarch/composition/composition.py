@@ -1,0 +1,366 @@
+"""A composition: adaptations of one model that an expression combines in each forward pass."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from refarch.architecture.expression import Operator, parts, to_text
+from refarch.composition import merge as merging
+from refarch.composition.rules import refuse_impossible
+from refarch.composition.running.build import Builder, names_in
+from refarch.composition.running.places import Group
+from refarch.composition.running.refusals import refuse_asked_twice, refuse_unreadable
+from refarch.composition.running.rows import Names, Rows, State
+from refarch.engine.adaptation.adaptation import Adaptation
+from refarch.engine.adaptation.plan import seeded
+from refarch.engine.bindings.dispatch import Dispatcher
+from refarch.engine.host import selection
+from refarch.engine.host.container import Attached, Tree
+from refarch.engine.host.merged_weights import give_back, keep
+from refarch.errors import CompositionError, did_you_mean
+
+KNOWN = 16
+"""How many assignments of rows a composition remembers, with the indices that it has worked out for them."""
+
+
+class Composition:
+    """Adaptations of one model, its parts, that an expression combines; made by :func:`refarch.compose`.
+
+    The parts stay what they are: each is disabled by itself, trained and saved. While the composition stands, none can
+    be detached or merged alone.
+
+    Attributes:
+        name: unique on the model.
+        model: the model, an ordinary transformers model as before.
+        expression: how the parts are combined.
+        parts: the adaptations by the names that they have in the expression and on the model.
+        tree: the operators' own modules (routers, fusions), a child of the model.
+        status: ``attached``, ``merged`` or ``detached``.
+        state: what is known of the present call.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        expression: str | Operator,
+        found: Mapping[str, Adaptation],
+        *,
+        name: str,
+        seed: int = 0,
+        trainable: bool = True,
+    ) -> None:
+        self.model, self.expression, self.name, self.seed = model, expression, name, seed
+        self.parts = {label: found[label] for label in parts(expression)}
+        self.resolver = next(iter(self.parts.values())).resolver
+        self.state = State()
+        self._enabled = True
+        self._known: dict[Names, Rows] = {}
+        self.status: Literal["attached", "merged", "detached"] = "detached"
+        self.tree = Tree()
+        self._refuse_shared(self.parts)
+        self._builder = self._built(self.parts)
+        self._attach(trainable)
+
+    def _built(self, parts: Mapping[str, Adaptation]) -> Builder:
+        """What shall run, with nothing on the model changed.
+
+        Raises:
+            CompositionError: it is impossible for these parts.
+        """
+        refuse_impossible(self.expression, {label: part.modules() for label, part in parts.items()})
+        builder = Builder(self, parts)
+        with seeded(self.seed):
+            builder.build()
+        refuse_unreadable(builder.groups)
+        refuse_asked_twice(builder.groups)
+        with torch.no_grad():
+            builder.aim()
+        return builder
+
+    def _refuse_shared(self, parts: Mapping[str, Adaptation]) -> None:
+        for other in compositions(self.model):
+            both = [label for label, part in parts.items() if part in other.parts.values()]
+            if both and other is not self:
+                raise CompositionError(
+                    f"{both[0]!r} is a part of composition {other.name!r} already",
+                    f"detach that with composition.detach(parts=False), or put its expression into yours: {other}",
+                )
+
+    def _attach(self, trainable: bool) -> None:
+        """From here on the model changes."""
+        container = Attached.of(self.model)
+        assert container is not None
+        container.add_module(self.name, self.tree)
+        container.compositions.append(self)
+        self.status = "attached"
+        self._start(trainable)
+
+    def _start(self, trainable: bool) -> None:
+        """Let run what was built."""
+        self.tree._modules.clear()
+        for path, module in self._builder.combiners.items():
+            self.tree.put(path, module.to(self.model.device).requires_grad_(trainable))
+        self.tree.train(self.model.training)
+        for module, carrier in self._builder.carriers:
+            Dispatcher.at(module).add(carrier)
+        for tokens in self._builder.tokens:
+            tokens.attach()
+        for group in self.groups:
+            group.attach()
+        selection.reorder(self.model, list(self.parts.values()))
+
+    def _stop(self) -> None:
+        """Let the parts run by themselves again."""
+        for group in reversed(self.groups):
+            group.detach()
+        for tokens in self._builder.tokens:
+            tokens.detach()
+        for module, carrier in self._builder.carriers:
+            dispatcher = Dispatcher.of(module)
+            assert dispatcher is not None
+            dispatcher.remove(carrier)
+
+    def replace(self, name: str, part: Adaptation) -> Adaptation:
+        """Put another adaptation of the model in the place of a part, while all others stay as they are.
+
+        Nothing of the others is computed or copied again. The operators' own parameters stay, too, where they fit.
+
+        Args:
+            name: the part's, in the expression.
+            part: attached to the model; it may have another name there.
+
+        Returns:
+            The adaptation that was the part; it is detached.
+
+        Raises:
+            CompositionError: it is impossible for the new part; everything is as it was.
+        """
+        self._require()
+        old = self.parts.get(name)
+        if old is None:
+            raise CompositionError(f"composition {self.name!r} has no part {name!r}", did_you_mean(name, self.parts))
+        if part.model is not self.model or part.state != "attached":
+            raise CompositionError(f"{part!r} is not attached to this model", "attach or load it first")
+        parts = {label: part if label == name else own for label, own in self.parts.items()}
+        if part in self.parts.values():
+            raise CompositionError(f"{part.name!r} is a part of the composition already")
+        self._refuse_shared({name: part})
+        new = self._built(parts)
+        for path, module in new.combiners.items():
+            before = self._builder.combiners.get(path)
+            if before is not None and _shapes(before) == _shapes(module) and not list(before.buffers()):
+                module.load_state_dict(before.state_dict())
+        trainable = any(parameter.requires_grad for parameter in self.tree.parameters())
+        self._stop()
+        self._known.clear()  # they know where parts were in operators
+        self.parts, self._builder = parts, new
+        self._start(trainable)
+        old.detach()
+        return old
+
+    def detach(self, *, parts: bool = True) -> None:
+        """Take the composition off the model.
+
+        Args:
+            parts: with its parts; False to leave these attached, one after another in the order of their attachment.
+        """
+        self._require()
+        self._stop()
+        container = Attached.of(self.model)
+        assert container is not None
+        container.compositions.remove(self)
+        del container._modules[self.name]
+        self.status = "detached"
+        selection.reorder(self.model, container.order)
+        for part in reversed([part for part in container.order if part in self.parts.values()]):
+            if parts and not any(part in other.parts.values() for other in container.compositions):
+                part.detach()
+
+    def _require(self, status: str = "attached") -> None:
+        if self.status != status:
+            hints = {"merged": "unmerge() first", "attached": "merge() first"}
+            hint = hints.get(self.status, "make it again with refarch.compose")
+            raise CompositionError(f"composition {self.name!r} is {self.status}", hint)
+
+    @property
+    def groups(self) -> list[Group]:
+        """What runs, one at each place of the model."""
+        return self._builder.groups
+
+    # switching -----------------------------------------------------------------------------------------------------
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the composition takes part; without it, none of its parts does."""
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self._require()
+        self._enabled = value
+        selection.refresh(self.model)
+
+    @property
+    def active(self) -> bool:
+        """Whether it computes anything now: enabled, and not merged."""
+        return self._enabled and self.status == "attached"
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """While inside, the model computes without the composition and its parts."""
+        before, self.enabled = self.enabled, False
+        try:
+            yield
+        finally:
+            if self.status == "attached":
+                self.enabled = before
+
+    # rows ----------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def rows(self, names: Sequence[str | None]) -> Iterator[None]:
+        """While inside, each row of a batch is computed with the part that it names, and with none for None.
+
+        A name is a part's, or a term's label. Generation keeps rows and names together, with beams and repeated
+        sequences too. What a backward pass computes again must run inside as well.
+
+        Args:
+            names: one for each row of the batch.
+
+        Raises:
+            CompositionError: nothing has such a name, or it stands for several terms.
+        """
+        before = self.state.rows
+        self.assign(names)
+        try:
+            yield
+        finally:
+            self.state.rows = before
+
+    def assign(self, names: Sequence[str | None] | None) -> None:
+        """The same from now on; None to forget the rows."""
+        if names is None:
+            self.state.rows = None
+            return
+        splits = list(self._builder.members.values())
+        known = set().union(*splits) if splits else set()
+        for wrong in sorted({name for name in names if name is not None} - known):
+            if not splits:
+                raise CompositionError(
+                    f"composition {self.name!r} splits no batch: {to_text(self.expression)}", "compose split(...)"
+                )
+            inside = wrong in names_in(self.expression)
+            reason = "stands in several terms; give each term a label (label=...)" if inside else "is none of its terms"
+            raise CompositionError(f"composition {self.name!r}: {wrong!r} {reason}", did_you_mean(wrong, known))
+        if not names:
+            raise CompositionError("a batch without rows cannot be split")
+        key = tuple(names)
+        if key not in self._known:
+            if len(self._known) >= KNOWN:
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = Rows(names)
+        self.state.rows = self._known[key]
+
+    @contextlib.contextmanager
+    def tasks(self, numbers: Sequence[int]) -> Iterator[None]:
+        """While inside, the routes by task know each row's task.
+
+        Args:
+            numbers: one for each row of the batch, from 0.
+        """
+        before, self.state.tasks = self.state.tasks, tuple(int(number) for number in numbers)
+        try:
+            yield
+        finally:
+            self.state.tasks = before
+
+    # parameters ----------------------------------------------------------------------------------------------------
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters of the parts, under their names, and the operators' own, under the composition's."""
+        for label, part in self.parts.items():
+            for name, parameter in part.named_parameters():
+                yield f"{label}.{name}", parameter
+        for name, parameter in self.tree.named_parameters():
+            yield f"{self.name}.{name}", parameter
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All of them."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def train_combiners_only(self) -> None:
+        """Freeze the parts, as AdapterFusion and routers of finished parts are trained."""
+        for part in self.parts.values():
+            for parameter in part.parameters():
+                parameter.requires_grad_(False)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Compute again what operators took from their parts' values (an arrow's directions), after these changed."""
+        self._builder.aim()
+
+    # weights and files ---------------------------------------------------------------------------------------------
+
+    def merge_reasons(self) -> list[str]:
+        """Why the composition cannot be merged into the base weights; empty if it can, exactly."""
+        return merging.merge_reasons(self)
+
+    def merge(self) -> None:
+        """Write the composed weights into the base; the forward pass is then the plain model's.
+
+        Raises:
+            CompositionError: it is no weight somewhere; the slots and reasons are named. Nothing was changed.
+        """
+        self._require()
+        next(iter(self.parts.values())).base_fingerprint()  # of the base as it is before
+        keep(self, merging.merge(self))
+        self.status = "merged"
+
+    def unmerge(self) -> None:
+        """Put the base weights back, bit for bit.
+
+        Raises:
+            CompositionError: something else was merged into the same weights since.
+        """
+        self._require("merged")
+        give_back(self)
+        self.status = "attached"
+
+    def save(self, folder: str | Path, *, for_training: bool = False) -> Path:
+        """Save it with its parts to one folder, which :func:`refarch.load_composition` reads. Overwriting is atomic.
+
+        Args:
+            folder: made if need be.
+            for_training: keep what only training needs.
+
+        Raises:
+            SaveError: writing failed; what was saved there before is untouched.
+        """
+        from refarch.composition.files import save
+
+        if self.status == "detached":
+            self._require()
+        return save(self, Path(folder), for_training=for_training)
+
+    def __str__(self) -> str:
+        return to_text(self.expression)
+
+    def __repr__(self) -> str:
+        return f"<Composition {self.name!r}: {to_text(self.expression)} on {type(self.model).__name__}, {self.status}>"
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def compositions(model: nn.Module) -> tuple[Composition, ...]:
+    """The compositions on a model, in the order in which they were made."""
+    container = Attached.of(model)
+    return tuple(container.compositions) if container else ()

@@ -1,0 +1,1 @@
+"""A technique bound to one model: planned, attached, loaded, merged, trained."""

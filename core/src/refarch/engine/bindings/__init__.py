@@ -1,0 +1,1 @@
+"""A function joined to a model at one site."""

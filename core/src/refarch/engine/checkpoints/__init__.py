@@ -1,0 +1,1 @@
+"""An adaptation's files: plain data and tensors. Knows no model."""

@@ -1,0 +1,1 @@
+"""What a technique's author writes, and the standard parts: functions, gates, experts, schedules."""

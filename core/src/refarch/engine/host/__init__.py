@@ -1,0 +1,1 @@
+"""What one model carries, once for all that is on it."""

@@ -1,0 +1,1 @@
+"""The backbone's own layers as matrices: read, written, split into parts, in which precision."""
