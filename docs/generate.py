@@ -40,7 +40,7 @@ def rules() -> str:
 
 def matrix() -> str:
     """Which slot kinds take which integration forms, found out by asking the validators."""
-    from refarch.architecture.module import Gate, ModuleSpec
+    from refarch.architecture import Gate, ModuleSpec
     from refarch.errors import SpecError
 
     tokens: dict[str, object] = {"form": "tokens", "input_type": "data", "insertion": "parallel", "adapted": "addition"}

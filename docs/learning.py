@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = tables.parser(__doc__, "learning", SEEDS)
     parser.add_argument("--technique", action="append", help="only this technique (and head-only); repeatable")
     chosen = parser.parse_args(arguments)
-    from refarch.plugins.registry import default_registry
+    from refarch.plugins import default_registry
 
     names = [BASELINE, *(n for n in chosen.technique or default_registry().names("technique") if n != BASELINE)]
     jobs = [job(name, seed) for seed in range(chosen.seeds) for name in names]

@@ -94,7 +94,7 @@ def run_cell(technique: str, family: str, own: Own) -> Cell:
     try:
         import torch
 
-        from refarch.plugins.registry import default_registry
+        from refarch.plugins import default_registry
         from refarch.testing import CHECKS, run_checks
 
         torch.set_num_threads(1)
@@ -250,7 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the page goes")
     chosen = parser.parse_args(arguments)
     from refarch import FamilySpec
-    from refarch.plugins.registry import default_registry
+    from refarch.plugins import default_registry
 
     registry = default_registry()
     broken = [item for item in registry.check() if item.kind in ("technique", "backbone") and item.status != "ok"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import refarch
-from refarch.testing.models import Tiny, all_tiny, primary
+from refarch.testing import Tiny, all_tiny, primary
 
 FAMILIES = {"bert": "AutoModelForMaskedLM", "roberta": "AutoModelForMaskedLM", "gpt2": "AutoModelForCausalLM",
             "llama": "AutoModelForCausalLM", "opt": "AutoModelForCausalLM", "t5": "AutoModelForSeq2SeqLM",

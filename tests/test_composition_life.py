@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 import refarch
 from refarch.errors import CheckpointError, CompositionError, SpecError
-from refarch.testing.models import Tiny, all_tiny, outputs
+from refarch.testing import Tiny, all_tiny, outputs
 
 MIX = {"prompt": "prompt-tuning", "lora": "lora", "adapter": "adapter", "factors": "ia3"}
 WHOLE = "stack(prompt, sum(lora: 0.5, factors: 0.7), route(adapter, adapter-b, by=token))"

@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 
 import refarch
 from refarch.errors import CompositionError, SlotError
-from refarch.testing.case import randomise
-from refarch.testing.models import Tiny, all_tiny, outputs
+from refarch.testing import Tiny, all_tiny, outputs, randomise
 
 TECHNIQUES = refarch.default_registry().names("technique")
 OPTIONS: dict[str, dict[str, Any]] = {"fourierft": {"coefficients": 20}}

@@ -12,8 +12,8 @@ import transformers
 from torch import Tensor
 
 import refarch
-from refarch.plugins.registry import default_registry
-from refarch.testing.models import Tiny, all_tiny
+from refarch.plugins import default_registry
+from refarch.testing import Tiny, all_tiny
 
 FAMILIES = ("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta")
 TYPES = [(name, kind) for name in FAMILIES for kind in default_registry().backbone(name).model_types]

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import refarch
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny, outputs
+from refarch.testing import all_tiny, outputs, randomise
 
 COUNT, WINDOW = 120, 20
 

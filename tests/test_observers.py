@@ -6,8 +6,7 @@ import pytest
 
 import refarch
 from refarch.pipeline import run
-from refarch.plugins import Registry, Settings
-from refarch.plugins.scan import Found, scan
+from refarch.plugins import Found, Registry, Settings, scan
 
 pytestmark = pytest.mark.slow
 

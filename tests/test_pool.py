@@ -11,12 +11,9 @@ from safetensors.torch import load_file
 from refarch import PipelineSpec, Pool, default_registry
 from refarch.architecture import BackboneChoice
 from refarch.errors import RunError
-from refarch.pipeline import pool as pools
-from refarch.pipeline import run
-from refarch.pipeline.backbone import load_backbone
-from refarch.plugins.lookup import resolve_pipeline
-from refarch.testing.models import all_tiny
-from refarch.testing.tokenizer import tiny_tokenizer
+from refarch.pipeline import load_backbone, pool as pools, run
+from refarch.plugins import resolve_pipeline
+from refarch.testing import all_tiny, tiny_tokenizer
 
 TECHNIQUES = ("lora", "prefix-tuning", "full")
 SAME = ("score", "metrics", "baselines", "seeds", "steps", "trainable_parameters", "total_parameters", "examples")

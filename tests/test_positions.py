@@ -5,7 +5,7 @@ import torch
 from transformers import AutoTokenizer
 
 from refarch.pipeline.backbone import _positions
-from refarch.testing.models import Tiny, all_tiny
+from refarch.testing import Tiny, all_tiny
 
 FAMILIES = {tiny.family.name: tiny for tiny in reversed(all_tiny()) if tiny.kind != "encoder-decoder"}
 RELATIVE = {"deberta-v2", "gemma2", "gpt-neox", "llama", "mixtral", "modernbert", "olmo2", "phi", "phi3"}

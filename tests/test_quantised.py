@@ -14,9 +14,9 @@ from torch import nn
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
 import refarch
-from refarch.engine.layers.quantised import keep_order
+from refarch.engine import keep_order
 from refarch.errors import CheckpointError, CompositionError, SlotError
-from refarch.pipeline.backbone import quiet
+from refarch.pipeline import quiet
 
 torchao = pytest.importorskip("torchao.quantization")
 bnb = pytest.importorskip("bitsandbytes")

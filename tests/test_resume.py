@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 from refarch import PipelineSpec
 from refarch.errors import RunError, UsageError
-from refarch.pipeline import run
-from refarch.pipeline.run_folder import COMPLETE, RunFolder
+from refarch.pipeline import COMPLETE, RunFolder, run
 
 pytestmark = pytest.mark.slow
 

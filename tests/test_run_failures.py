@@ -7,8 +7,7 @@ from safetensors.torch import load_file
 from refarch import PipelineSpec
 from refarch.cli import main
 from refarch.errors import DataError, RunError
-from refarch.pipeline import run
-from refarch.pipeline.trainer import AdaptationTrainer
+from refarch.pipeline import AdaptationTrainer, run
 
 
 def test_data_that_cannot_be_read_leave_the_folder_to_a_corrected_run(folder, pipeline, tmp_path):

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 import refarch
 from refarch.errors import CompositionError
-from refarch.testing.models import Tiny, all_tiny, outputs
+from refarch.testing import Tiny, all_tiny, outputs
 
 
 def made(family: str, auto: str = "AutoModelForCausalLM") -> Tiny:

@@ -8,178 +8,89 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from refarch._lazy import lazy
+from refarch._lazy import lazy, names
 
 if TYPE_CHECKING:
     from refarch.architecture import (
-        SOURCE_OPTIONS,
-        SPLIT_OPTIONS,
-        TEXT_FORMULATIONS,
-        ConfiguredTechnique,
-        FamilySpec,
-        Formulation,
-        Gate,
-        InterchangeSpec,
-        Layers,
-        ModelSpec,
-        ModuleSpec,
-        Option,
-        PipelineSpec,
-        Positions,
-        Provenance,
-        Router,
-        RunRecord,
-        StackTable,
-        TaskSpec,
-        TechniqueSpec,
-        TensorRule,
-        TinyModel,
-        TrainingSpec,
+        SOURCE_OPTIONS as SOURCE_OPTIONS,
+        SPLIT_OPTIONS as SPLIT_OPTIONS,
+        TEXT_FORMULATIONS as TEXT_FORMULATIONS,
+        ConfiguredTechnique as ConfiguredTechnique,
+        FamilySpec as FamilySpec,
+        Formulation as Formulation,
+        Gate as Gate,
+        InterchangeSpec as InterchangeSpec,
+        Layers as Layers,
+        ModelSpec as ModelSpec,
+        ModuleSpec as ModuleSpec,
+        Option as Option,
+        PipelineSpec as PipelineSpec,
+        Positions as Positions,
+        Provenance as Provenance,
+        Router as Router,
+        RunRecord as RunRecord,
+        StackTable as StackTable,
+        TaskSpec as TaskSpec,
+        TechniqueSpec as TechniqueSpec,
+        TensorRule as TensorRule,
+        TinyModel as TinyModel,
+        TrainingSpec as TrainingSpec,
     )
     from refarch.composition import (
-        Composition,
-        Judgement,
-        combine,
-        compose,
-        compositions,
-        export,
-        judge,
-        load_composition,
-        to_low_rank,
+        Composition as Composition,
+        Judgement as Judgement,
+        combine as combine,
+        compose as compose,
+        compositions as compositions,
+        export as export,
+        judge as judge,
+        load_composition as load_composition,
+        to_low_rank as to_low_rank,
     )
     from refarch.engine import (
-        Adaptation,
-        Attend,
-        BlockRotation,
-        Function,
-        LowRank,
-        Schedule,
-        SlotShape,
-        adaptations,
-        attach,
-        load,
+        Adaptation as Adaptation,
+        Attend as Attend,
+        BlockRotation as BlockRotation,
+        Function as Function,
+        LowRank as LowRank,
+        Schedule as Schedule,
+        SlotShape as SlotShape,
+        adaptations as adaptations,
+        attach as attach,
+        load as load,
     )
-    from refarch.errors import RefarchError
-    from refarch.pipeline import Pool, RunFolder, run
-    from refarch.plugins import CommandSpec, Registry, default_registry, hookimpl
-    from refarch.tasks import Data, Task
+    from refarch.errors import RefarchError as RefarchError
+    from refarch.pipeline import Pool as Pool, RunFolder as RunFolder, run as run
+    from refarch.plugins import (
+        CommandSpec as CommandSpec,
+        Registry as Registry,
+        default_registry as default_registry,
+        hookimpl as hookimpl,
+    )
+    from refarch.tasks import Data as Data, Task as Task
+
+_FROM = {
+    "refarch.architecture": (
+        "SOURCE_OPTIONS SPLIT_OPTIONS TEXT_FORMULATIONS ConfiguredTechnique FamilySpec "
+        "Formulation Gate InterchangeSpec Layers ModelSpec ModuleSpec Option PipelineSpec "
+        "Positions Provenance Router RunRecord StackTable TaskSpec TechniqueSpec TensorRule "
+        "TinyModel TrainingSpec"
+    ),
+    "refarch.engine": ("Adaptation Attend BlockRotation Function LowRank Schedule SlotShape adaptations attach load"),
+    "refarch.composition": (
+        "Composition Judgement combine compose compositions export judge load_composition to_low_rank"
+    ),
+    "refarch.errors": "RefarchError",
+    "refarch.pipeline": "Pool RunFolder run",
+    "refarch.plugins": "CommandSpec Registry default_registry hookimpl",
+    "refarch.tasks": "Data Task",
+}
+__all__ = names(_FROM)  # pyright: ignore[reportUnsupportedDunderAll]
 
 __version__ = "0.1.0"
 
-_ARCHITECTURE = (
-    "SOURCE_OPTIONS",
-    "SPLIT_OPTIONS",
-    "TEXT_FORMULATIONS",
-    "ConfiguredTechnique",
-    "FamilySpec",
-    "Formulation",
-    "Gate",
-    "InterchangeSpec",
-    "Layers",
-    "ModelSpec",
-    "ModuleSpec",
-    "Option",
-    "PipelineSpec",
-    "Positions",
-    "Provenance",
-    "Router",
-    "RunRecord",
-    "StackTable",
-    "TaskSpec",
-    "TechniqueSpec",
-    "TensorRule",
-    "TinyModel",
-    "TrainingSpec",
-)
-_ENGINE = (
-    "Adaptation",
-    "Attend",
-    "BlockRotation",
-    "Function",
-    "LowRank",
-    "Schedule",
-    "SlotShape",
-    "adaptations",
-    "attach",
-    "load",
-)
-_COMPOSE = (
-    "Composition",
-    "Judgement",
-    "combine",
-    "compose",
-    "compositions",
-    "export",
-    "judge",
-    "load_composition",
-    "to_low_rank",
-)
-_NAMES = {
-    **dict.fromkeys(_ARCHITECTURE, "refarch.architecture"),
-    **dict.fromkeys(_ENGINE, "refarch.engine"),
-    **dict.fromkeys(_COMPOSE, "refarch.composition"),
-    **dict.fromkeys(("Data", "Task"), "refarch.tasks"),
-    **dict.fromkeys(("Pool", "RunFolder", "run"), "refarch.pipeline"),
-    **dict.fromkeys(("CommandSpec", "Registry", "default_registry", "hookimpl"), "refarch.plugins"),
-    "RefarchError": "refarch.errors",
-}
 
-__all__ = [
-    "SOURCE_OPTIONS",
-    "SPLIT_OPTIONS",
-    "TEXT_FORMULATIONS",
-    "Adaptation",
-    "Attend",
-    "BlockRotation",
-    "CommandSpec",
-    "Composition",
-    "ConfiguredTechnique",
-    "Data",
-    "FamilySpec",
-    "Formulation",
-    "Function",
-    "Gate",
-    "InterchangeSpec",
-    "Judgement",
-    "Layers",
-    "LowRank",
-    "ModelSpec",
-    "ModuleSpec",
-    "Option",
-    "PipelineSpec",
-    "Pool",
-    "Positions",
-    "Provenance",
-    "RefarchError",
-    "Registry",
-    "Router",
-    "RunFolder",
-    "RunRecord",
-    "Schedule",
-    "SlotShape",
-    "StackTable",
-    "Task",
-    "TaskSpec",
-    "TechniqueSpec",
-    "TensorRule",
-    "TinyModel",
-    "TrainingSpec",
-    "__version__",
-    "adaptations",
-    "attach",
-    "combine",
-    "compose",
-    "compositions",
-    "default_registry",
-    "export",
-    "hookimpl",
-    "judge",
-    "load",
-    "load_composition",
-    "run",
-    "to_low_rank",
-]
+if not TYPE_CHECKING:  # a type checker would take any name from a module with __getattr__
 
-
-def __getattr__(name: str) -> Any:
-    return lazy(__name__, name, _NAMES)
+    def __getattr__(name: str) -> Any:
+        return lazy(__name__, name, _FROM)

@@ -1,8 +1,7 @@
 """Expressions: text, data and specs say the same, and what makes no sense is refused with a hint."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from refarch.architecture.expression import Composed, Operator, operators, parts, read_expression, to_text
 from refarch.errors import SpecError

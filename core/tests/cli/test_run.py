@@ -31,7 +31,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[PipelineSpec, Path | None
         print("a plugin that prints")
         return record(pipeline), folder or Path("runs/new")
 
-    monkeypatch.setattr(importlib.import_module("refarch.pipeline.run"), "run", run)
+    monkeypatch.setattr(importlib.import_module("refarch.pipeline.runner"), "run", run)
     return calls
 
 
@@ -280,7 +280,7 @@ def test_an_interrupted_run_says_how_to_resume(
     def run(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importlib.import_module("refarch.pipeline.run"), "run", run)
+    monkeypatch.setattr(importlib.import_module("refarch.pipeline.runner"), "run", run)
     result = parts.refarch(*FLAGS, "--out", str(tmp_path))
     assert result.code == 130
     assert f"--out {tmp_path} resumes this run" in result.err

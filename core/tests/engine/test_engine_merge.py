@@ -5,8 +5,7 @@ from typing import Any
 import engine_models as em
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 

@@ -6,8 +6,7 @@ from typing import Any
 import engine_models as em
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 import refarch

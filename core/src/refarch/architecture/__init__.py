@@ -1,5 +1,6 @@
 """The reference architecture as typed specs. Nothing here imports torch."""
 
+from refarch.architecture.expression import WEIGHT, parts, read_expression
 from refarch.architecture.family import BackboneKind, FamilySpec, ModelSpec, StackTable, TinyModel, parse_entry
 from refarch.architecture.fingerprint import Fingerprint
 from refarch.architecture.interchange import InterchangeSpec, TensorRule
@@ -30,6 +31,7 @@ __all__ = [
     "SOURCE_OPTIONS",
     "SPLIT_OPTIONS",
     "TEXT_FORMULATIONS",
+    "WEIGHT",
     "BackboneChoice",
     "BackboneKind",
     "ConfiguredTechnique",
@@ -64,5 +66,7 @@ __all__ = [
     "explain",
     "parse_entry",
     "parse_slot",
+    "parts",
+    "read_expression",
     "validate_options",
 ]

@@ -182,8 +182,7 @@ def _run(
 def _progress(shown: bool) -> Iterator[Progress]:
     """A bar on standard error that goes away at the end; failures stay, as lines above it."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True, quiet=not shown, markup=False, highlight=False)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))

@@ -78,8 +78,8 @@ def command(
             click.echo(f"note: {spec.backbone.name!r} is no installed model and no folder, so a hub id{also}", err=True)
         click.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
         return
-    from refarch.pipeline.run import run
     from refarch.pipeline.run_folder import new_folder
+    from refarch.pipeline.runner import run
 
     folder = out or new_folder(Path("runs"), resolved)
     if (folder / "record.json").exists():

@@ -7,8 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from refarch.architecture.expression import WEIGHT, Operator, Term, read_expression
-from refarch.architecture.expression import parts as names_of
+from refarch.architecture.expression import WEIGHT, Operator, Term, parts as names_of, read_expression
 from refarch.composition.combine import evaluate, put_away
 from refarch.composition.composition import Composition
 from refarch.composition.parts import Part, Taken, take

@@ -17,15 +17,14 @@ from pathlib import Path
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load as from_bytes
-from safetensors.torch import save as to_bytes
+from safetensors.torch import load as from_bytes, save as to_bytes
 from torch import Tensor
 
 from refarch.architecture.expression import Expression, PartName, parts
 from refarch.architecture.spec import Spec
 from refarch.composition.composition import Composition
 from refarch.engine.adaptation.adaptation import Adaptation
-from refarch.engine.checkpoints.format import FILE as ADAPTATION_FILE
+from refarch.engine.checkpoints.format import ADAPTATION_FILE
 from refarch.engine.checkpoints.reading import read as read_adaptation
 from refarch.errors import CheckpointError, SaveError, SpecError
 from refarch.files import inside, read_json, write_bytes, write_text

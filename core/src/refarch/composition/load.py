@@ -15,7 +15,7 @@ from refarch.composition.composition import Composition
 from refarch.composition.files import PARTS, SavedPart, read
 from refarch.engine.adaptation.adaptation import Adaptation
 from refarch.engine.adaptation.load import load
-from refarch.engine.checkpoints.format import FILE as ADAPTATION_FILE
+from refarch.engine.checkpoints.format import ADAPTATION_FILE
 from refarch.engine.host.container import taken_names
 from refarch.errors import CheckpointError, CompositionError
 from refarch.files import inside

@@ -1,8 +1,45 @@
 """Assemble pipelines from installed plugins and run them."""
 
-from refarch.pipeline.pool import Pool
-from refarch.pipeline.run import run
-from refarch.pipeline.run_folder import RunFolder
-from refarch.tasks import Data, Rows, Task
+from __future__ import annotations
 
-__all__ = ["Data", "Pool", "Rows", "RunFolder", "Task", "run"]
+from typing import TYPE_CHECKING, Any
+
+from refarch._lazy import lazy, names
+
+if TYPE_CHECKING:
+    from refarch.pipeline.assembly import Assembled as Assembled, assemble as assemble
+    from refarch.pipeline.backbone import (
+        backbone_kind as backbone_kind,
+        load_backbone as load_backbone,
+        quiet as quiet,
+        seeds as seeds,
+    )
+    from refarch.pipeline.peak_memory import peak_memory as peak_memory, reset_peak as reset_peak
+    from refarch.pipeline.pool import Pool as Pool
+    from refarch.pipeline.run_folder import (
+        COMPLETE as COMPLETE,
+        RunFolder as RunFolder,
+        differences as differences,
+        versions as versions,
+    )
+    from refarch.pipeline.runner import run as run
+    from refarch.pipeline.trainer import AdaptationTrainer as AdaptationTrainer
+    from refarch.yaml_text import parse_yaml as parse_yaml
+
+_FROM = {
+    "refarch.pipeline.assembly": "Assembled assemble",
+    "refarch.pipeline.backbone": "backbone_kind load_backbone quiet seeds",
+    "refarch.pipeline.peak_memory": "peak_memory reset_peak",
+    "refarch.pipeline.pool": "Pool",
+    "refarch.pipeline.run_folder": "COMPLETE RunFolder differences versions",
+    "refarch.pipeline.runner": "run",
+    "refarch.pipeline.trainer": "AdaptationTrainer",
+    "refarch.yaml_text": "parse_yaml",
+}
+__all__ = names(_FROM)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+if not TYPE_CHECKING:  # a type checker would take any name from a module with __getattr__
+
+    def __getattr__(name: str) -> Any:
+        return lazy(__name__, name, _FROM)

@@ -8,45 +8,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from refarch._lazy import lazy
+from refarch._lazy import lazy, names
 
 if TYPE_CHECKING:
-    from refarch.plugins.command import CommandSpec
-    from refarch.plugins.command_group import command_group
-    from refarch.plugins.hooks import hookimpl, hookspec
-    from refarch.plugins.registry import Registry, default_registry, forget_plugins, resolve
-    from refarch.plugins.scan import GROUPS, Found, Settings, scan
+    from refarch.plugins.command import CommandSpec as CommandSpec
+    from refarch.plugins.command_group import command_group as command_group
+    from refarch.plugins.hooks import hookimpl as hookimpl, hookspec as hookspec
+    from refarch.plugins.lookup import configured as configured, locate as locate, resolve_pipeline as resolve_pipeline
+    from refarch.plugins.registry import (
+        Registry as Registry,
+        default_registry as default_registry,
+        forget_plugins as forget_plugins,
+        resolve as resolve,
+    )
+    from refarch.plugins.scan import GROUPS as GROUPS, Found as Found, Settings as Settings, scan as scan
 
-_NAMES = {
-    "CommandSpec": "refarch.plugins.command",
-    "command_group": "refarch.plugins.command_group",
-    "hookimpl": "refarch.plugins.hooks",
-    "hookspec": "refarch.plugins.hooks",
-    "Registry": "refarch.plugins.registry",
-    "default_registry": "refarch.plugins.registry",
-    "forget_plugins": "refarch.plugins.registry",
-    "resolve": "refarch.plugins.registry",
-    "GROUPS": "refarch.plugins.scan",
-    "Found": "refarch.plugins.scan",
-    "Settings": "refarch.plugins.scan",
-    "scan": "refarch.plugins.scan",
+_FROM = {
+    "refarch.plugins.command": "CommandSpec",
+    "refarch.plugins.command_group": "command_group",
+    "refarch.plugins.hooks": "hookimpl hookspec",
+    "refarch.plugins.lookup": "configured locate resolve_pipeline",
+    "refarch.plugins.registry": "Registry default_registry forget_plugins resolve",
+    "refarch.plugins.scan": "GROUPS Found Settings scan",
 }
-
-__all__ = [
-    "GROUPS",
-    "CommandSpec",
-    "Found",
-    "Registry",
-    "Settings",
-    "command_group",
-    "default_registry",
-    "forget_plugins",
-    "hookimpl",
-    "hookspec",
-    "resolve",
-    "scan",
-]
+__all__ = names(_FROM)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
-    return lazy(__name__, name, _NAMES)
+if not TYPE_CHECKING:  # a type checker would take any name from a module with __getattr__
+
+    def __getattr__(name: str) -> Any:
+        return lazy(__name__, name, _FROM)

@@ -8,44 +8,54 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from refarch._lazy import lazy
+from refarch._lazy import lazy, names
 
 if TYPE_CHECKING:
-    from refarch.testing.backbone import BackboneConformance
-    from refarch.testing.case import Case, NotApplicable
-    from refarch.testing.checks import CHECKS
-    from refarch.testing.report import Report, Result, run_backbone_checks, run_checks, run_task_checks
-    from refarch.testing.task import TaskConformance
-    from refarch.testing.technique import TechniqueConformance
+    from refarch.testing.backbone import BackboneConformance as BackboneConformance
+    from refarch.testing.case import (
+        Case as Case,
+        NotApplicable as NotApplicable,
+        Snapshot as Snapshot,
+        randomise as randomise,
+    )
+    from refarch.testing.checks import CHECKS as CHECKS
+    from refarch.testing.light import expect_light as expect_light
+    from refarch.testing.models import (
+        Batch as Batch,
+        Tiny as Tiny,
+        all_tiny as all_tiny,
+        outputs as outputs,
+        primary as primary,
+        spread as spread,
+    )
+    from refarch.testing.probes import PROBES as PROBES
+    from refarch.testing.report import (
+        Report as Report,
+        Result as Result,
+        run_backbone_checks as run_backbone_checks,
+        run_checks as run_checks,
+        run_task_checks as run_task_checks,
+    )
+    from refarch.testing.task import TaskConformance as TaskConformance
+    from refarch.testing.technique import TechniqueConformance as TechniqueConformance
+    from refarch.testing.tokenizer import tiny_tokenizer as tiny_tokenizer
 
-_NAMES = {
-    "BackboneConformance": "refarch.testing.backbone",
-    "TaskConformance": "refarch.testing.task",
-    "TechniqueConformance": "refarch.testing.technique",
-    "CHECKS": "refarch.testing.checks",
-    "Case": "refarch.testing.case",
-    "NotApplicable": "refarch.testing.case",
-    "Report": "refarch.testing.report",
-    "Result": "refarch.testing.report",
-    "run_backbone_checks": "refarch.testing.report",
-    "run_checks": "refarch.testing.report",
-    "run_task_checks": "refarch.testing.report",
+_FROM = {
+    "refarch.testing.backbone": "BackboneConformance",
+    "refarch.testing.task": "TaskConformance",
+    "refarch.testing.technique": "TechniqueConformance",
+    "refarch.testing.checks": "CHECKS",
+    "refarch.testing.case": "Case NotApplicable Snapshot randomise",
+    "refarch.testing.light": "expect_light",
+    "refarch.testing.models": "Batch Tiny all_tiny outputs primary spread",
+    "refarch.testing.probes": "PROBES",
+    "refarch.testing.report": "Report Result run_backbone_checks run_checks run_task_checks",
+    "refarch.testing.tokenizer": "tiny_tokenizer",
 }
-
-__all__ = [
-    "CHECKS",
-    "BackboneConformance",
-    "Case",
-    "NotApplicable",
-    "Report",
-    "Result",
-    "TaskConformance",
-    "TechniqueConformance",
-    "run_backbone_checks",
-    "run_checks",
-    "run_task_checks",
-]
+__all__ = names(_FROM)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
-    return lazy(__name__, name, _NAMES)
+if not TYPE_CHECKING:  # a type checker would take any name from a module with __getattr__
+
+    def __getattr__(name: str) -> Any:
+        return lazy(__name__, name, _FROM)

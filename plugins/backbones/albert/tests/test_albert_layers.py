@@ -6,7 +6,7 @@ from transformers import AlbertConfig, AlbertForSequenceClassification
 
 import refarch
 from refarch.plugins import default_registry
-from refarch.testing.models import spread
+from refarch.testing import spread
 
 TINY = default_registry().backbone("albert").tiny.config
 LORA = {"rank": 2, "slots": ["attention.query"]}

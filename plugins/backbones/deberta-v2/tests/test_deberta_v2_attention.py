@@ -7,7 +7,7 @@ from transformers import DebertaV2Config, DebertaV2ForMaskedLM, DebertaV2ForSequ
 import refarch
 from refarch.errors import SlotError
 from refarch.plugins import default_registry
-from refarch.testing.models import all_tiny, spread
+from refarch.testing import all_tiny, spread
 
 TINY = default_registry().backbone("deberta-v2").tiny.config
 

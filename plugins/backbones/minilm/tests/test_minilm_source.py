@@ -7,7 +7,7 @@ import refarch_minilm.source as source
 
 from refarch.architecture import ModelSpec
 from refarch.errors import PluginError
-from refarch.plugins.registry import default_registry, resolve
+from refarch.plugins import default_registry, resolve
 
 
 def test_the_registry_finds_the_model_and_its_folder():

@@ -5,9 +5,7 @@ import torch
 
 import refarch
 from refarch.errors import SlotError
-from refarch.testing import BackboneConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny
+from refarch.testing import BackboneConformance, all_tiny, randomise
 from refarch.testing.probes import PARALLEL
 
 

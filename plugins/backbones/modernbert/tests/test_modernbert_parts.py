@@ -6,7 +6,7 @@ from transformers import AutoModelForSequenceClassification, ModernBertConfig
 
 import refarch
 from refarch.errors import SlotError
-from refarch.testing.models import all_tiny
+from refarch.testing import all_tiny
 
 CLASSIFIER = all_tiny(["modernbert"])[0]
 IDS = torch.arange(5, 14)[None]

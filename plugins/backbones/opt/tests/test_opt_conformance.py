@@ -6,9 +6,7 @@ from refarch_opt import OPT
 
 import refarch
 from refarch import Gate
-from refarch.testing import BackboneConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny, outputs
+from refarch.testing import BackboneConformance, all_tiny, outputs, randomise
 from refarch.testing.probes import ADAPTER
 
 

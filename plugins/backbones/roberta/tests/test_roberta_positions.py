@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, RobertaConfig, Robert
 import refarch
 from refarch.errors import SlotError
 from refarch.plugins import default_registry
-from refarch.testing.models import spread
+from refarch.testing import spread
 
 KINDS = default_registry().backbone("roberta").model_types
 LENGTH = 3

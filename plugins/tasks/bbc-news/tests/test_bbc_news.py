@@ -3,12 +3,11 @@ import sys
 
 import pytest
 import refarch_bbc_news.task as module
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from refarch.architecture import TrainingSpec
 from refarch.errors import DataError
-from refarch.plugins.registry import default_registry, resolve
+from refarch.plugins import default_registry, resolve
 
 SPEC = default_registry().task("bbc-news")
 

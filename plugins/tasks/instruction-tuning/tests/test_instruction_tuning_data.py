@@ -10,7 +10,7 @@ from refarch_instruction_tuning.conversations import read_conversations
 from refarch_instruction_tuning.task import InstructionTuning
 
 from refarch.errors import DataError, SpecError, UsageError
-from refarch.testing.tokenizer import tiny_tokenizer
+from refarch.testing import tiny_tokenizer
 
 DATA = Path(__file__).resolve().parents[4].parent / "shared" / "data"
 

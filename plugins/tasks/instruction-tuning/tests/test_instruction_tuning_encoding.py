@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from refarch_instruction_tuning import SPEC
 from refarch_instruction_tuning.conversations import Conversations
 from refarch_instruction_tuning.encoding import encode, tokens
@@ -13,8 +12,8 @@ from refarch_instruction_tuning.task import InstructionTuning
 from refarch_instruction_tuning.template import Template, Written
 
 from refarch.errors import DataError, UsageError
-from refarch.tasks.evaluation import log_likelihoods
-from refarch.testing.models import all_tiny
+from refarch.tasks import log_likelihoods
+from refarch.testing import all_tiny
 
 OPTIONS = SPEC.configure({})
 CHATML = (

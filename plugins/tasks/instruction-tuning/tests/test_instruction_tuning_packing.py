@@ -5,14 +5,13 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from refarch_instruction_tuning.packing import PackedCollator, check_packing, pack, seen
 
 from refarch import attach
 from refarch.errors import UsageError
-from refarch.tasks.prompts import PairCollator
-from refarch.testing.models import all_tiny, spread
+from refarch.tasks import PairCollator
+from refarch.testing import all_tiny, spread
 
 DECODERS = [each for each in all_tiny() if each.auto_class == "AutoModelForCausalLM" and each.kind == "decoder"]
 LLAMA = next(each for each in DECODERS if each.family.name == "llama")

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from refarch import PipelineSpec, run
 from refarch.errors import DataError, RunError, UsageError
-from refarch.testing.tokenizer import tiny_tokenizer
+from refarch.testing import tiny_tokenizer
 
 DATA = Path(__file__).resolve().parents[4].parent / "shared"
 

@@ -9,7 +9,7 @@ from refarch_instruction_tuning.encoding import tokens
 from refarch_instruction_tuning.template import Template
 
 from refarch.errors import DataError
-from refarch.testing.tokenizer import tiny_tokenizer
+from refarch.testing import tiny_tokenizer
 
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"

@@ -4,13 +4,12 @@ import sys
 
 import pytest
 import refarch_lexicon_polarity.task as module
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from refarch_lexicon_polarity.task import LexiconPolarity, is_expression, short_words, stem
 
 from refarch.architecture import TrainingSpec
 from refarch.errors import DataError
-from refarch.plugins.registry import default_registry, resolve
+from refarch.plugins import default_registry, resolve
 
 SPEC = default_registry().task("lexicon-polarity")
 

@@ -10,7 +10,7 @@ from refarch_multiple_choice.questions import answer, filled
 from refarch_multiple_choice.task import MultipleChoice
 
 from refarch.errors import DataError, SpecError, UsageError
-from refarch.plugins.registry import default_registry, resolve
+from refarch.plugins import default_registry, resolve
 
 COMMONSENSE = Path(__file__).resolve().parents[5] / "shared" / "data" / "commonsense"
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultipleC
 from refarch import PipelineSpec, run
 from refarch.architecture import TrainingSpec
 from refarch.errors import DataError, RunError, UsageError
-from refarch.testing.tokenizer import tiny_tokenizer
+from refarch.testing import tiny_tokenizer
 
 COMMONSENSE = Path(__file__).resolve().parents[5] / "shared" / "data" / "commonsense"
 ROWS = [

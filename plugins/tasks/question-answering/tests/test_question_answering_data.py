@@ -9,7 +9,7 @@ import pytest
 from refarch_question_answering.task import QuestionAnswering
 
 from refarch.errors import DataError, SpecError, UsageError
-from refarch.plugins.registry import default_registry, resolve
+from refarch.plugins import default_registry, resolve
 
 XQUAD = Path(__file__).resolve().parents[5] / "shared" / "data" / "xquad_en" / "xquad.en.json"
 CONTEXT = "Ann saw Bob. Bob saw 3 dogs."

@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from refarch import PipelineSpec, run
 from refarch.architecture import TrainingSpec
 from refarch.errors import RunError
-from refarch.testing.tokenizer import tiny_tokenizer
+from refarch.testing import tiny_tokenizer
 
 XQUAD = Path(__file__).resolve().parents[5] / "shared" / "data" / "xquad_en" / "xquad.en.json"
 COLOURS, NAMES = ["red", "blue", "green", "black"], ["ann", "bob", "cy"]

@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from refarch_question_answering import windows as module
 from refarch_question_answering.examples import Question, Questions
 from refarch_question_answering.windows import Lengths, answers, best_spans, encode, fitted, tokens_of
@@ -13,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from refarch.errors import DataError
-from refarch.testing.tokenizer import tiny_tokenizer
+from refarch.testing import tiny_tokenizer
 
 WORDS = ["ann", "don't", "co-op", "a", "u.s.", "naïve", "3", "🙂", "  ", "(old)", "Bob"]
 

@@ -16,9 +16,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from refarch import default_registry
 from refarch.errors import DataError
 from refarch.plugins import resolve
-from refarch.tasks.sources import load_dataset
-from refarch.testing import TaskConformance
-from refarch.testing.tokenizer import tiny_tokenizer
+from refarch.tasks import load_dataset
+from refarch.testing import TaskConformance, tiny_tokenizer
 
 STSB = Path(__file__).resolve().parents[5] / "shared" / "data" / "stsb"
 PAIRS = [(f"a man eats dish {i}", f"dish {i} is {'eaten' if i % 2 else 'washed'}", i % 2, i / 4) for i in range(40)]

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from refarch.errors import DataError, RunError
-from refarch.plugins.registry import default_registry, resolve
+from refarch.plugins import default_registry, resolve
 
 
 def tokenizer(**special):

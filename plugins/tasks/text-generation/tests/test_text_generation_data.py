@@ -11,7 +11,7 @@ from refarch_text_generation.examples import written_out
 from refarch_text_generation.task import TextGeneration
 
 from refarch.errors import DataError, SpecError, UsageError
-from refarch.plugins.registry import default_registry, resolve
+from refarch.plugins import default_registry, resolve
 
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"
 E2E, DART = SHARED / "e2e_nlg", SHARED / "dart" / "dev.json"

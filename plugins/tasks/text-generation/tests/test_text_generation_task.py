@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from refarch import PipelineSpec, run
 from refarch.architecture import TrainingSpec
 from refarch.errors import RunError, UsageError
-from refarch.testing.tokenizer import tiny_tokenizer
+from refarch.testing import tiny_tokenizer
 
 E2E = Path(__file__).resolve().parents[5] / "shared" / "data" / "e2e_nlg"
 WORDS = {"fish": "the sea", "bread": "a mill", "wine": "one hill", "rice": "wet fields"}

@@ -5,15 +5,14 @@ from pathlib import Path
 
 import datasets
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from refarch_token_classification import SPEC
 from refarch_token_classification.schemes import as_iob2, found, names, problem
 from refarch_token_classification.task import TokenClassification
 from seqeval.metrics.sequence_labeling import get_entities
 
 from refarch.errors import DataError, SpecError, UsageError
-from refarch.plugins.registry import default_registry, resolve
+from refarch.plugins import default_registry, resolve
 
 WNUT = Path(__file__).resolve().parents[5] / "shared" / "data" / "wnut17"
 GOOD = "Ann\tB-per\nSmith\tI-per\nwent\tO\n\nto\tO\nParis\tB-loc\n.\tO\n\nno\tO\none\tO\n"

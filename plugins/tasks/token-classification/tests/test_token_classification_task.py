@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
 from refarch import PipelineSpec, run
 from refarch.architecture import TrainingSpec
 from refarch.errors import RunError, UsageError
-from refarch.testing.tokenizer import tiny_tokenizer
+from refarch.testing import tiny_tokenizer
 
 WNUT = Path(__file__).resolve().parents[5] / "shared" / "data" / "wnut17"
 PEOPLE, PLACES, PARTS, OTHERS = (

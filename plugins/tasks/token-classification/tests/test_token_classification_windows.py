@@ -3,15 +3,14 @@
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from refarch_token_classification.sentences import Sentences
 from refarch_token_classification.windows import Windows, encode, pieces, plan
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from refarch.errors import DataError
-from refarch.testing.tokenizer import tiny_tokenizer
+from refarch.testing import tiny_tokenizer
 
 NAMES = ["O", "B-x", "I-x"]
 WORDS = ["Ann", "playing", "New-York", "don't", "a", "U.S.", "naïve", "co2", "...", "🙂", "http://t.co/x"]

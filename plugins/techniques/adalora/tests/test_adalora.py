@@ -10,9 +10,7 @@ from refarch_adalora.schedule import Budget
 
 import refarch
 from refarch.errors import SpecError, UsageError
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import Batch, Tiny, all_tiny, outputs
+from refarch.testing import Batch, TechniqueConformance, Tiny, all_tiny, outputs, randomise
 
 peft = pytest.importorskip("peft")
 

@@ -9,9 +9,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 import refarch
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny, outputs
+from refarch.testing import TechniqueConformance, all_tiny, outputs, randomise
 
 # family -> where attention ends, where the feed-forward sublayer begins and where it ends, of each layer
 PLACES = {

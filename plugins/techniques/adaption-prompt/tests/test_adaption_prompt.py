@@ -11,9 +11,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 import refarch
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny
+from refarch.testing import TechniqueConformance, all_tiny, randomise
 
 LENGTH = 3
 HEADS, DIM = 4, 8

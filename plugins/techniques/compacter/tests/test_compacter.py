@@ -10,9 +10,7 @@ from transformers import BertConfig, BertModel
 
 import refarch
 from refarch.errors import SpecError
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny, outputs
+from refarch.testing import TechniqueConformance, all_tiny, outputs, randomise
 
 BERT = all_tiny(["bert"])[0]
 

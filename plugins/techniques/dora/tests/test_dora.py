@@ -9,9 +9,7 @@ from transformers import BertConfig, BertModel
 
 import refarch
 from refarch.errors import CompositionError
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import Tiny, all_tiny, outputs
+from refarch.testing import TechniqueConformance, Tiny, all_tiny, outputs, randomise
 
 peft = pytest.importorskip("peft")
 

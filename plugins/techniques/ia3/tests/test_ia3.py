@@ -8,9 +8,7 @@ import torch
 from transformers import BertConfig, BertModel, T5Config, T5Model
 
 import refarch
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import Tiny, all_tiny, outputs
+from refarch.testing import TechniqueConformance, Tiny, all_tiny, outputs, randomise
 
 # family -> the ends of the paths that peft wraps, and of those among them whose input is rescaled
 TARGETS = {

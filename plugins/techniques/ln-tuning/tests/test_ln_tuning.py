@@ -9,9 +9,7 @@ from transformers import BertConfig, BertModel
 
 import refarch
 from refarch import default_registry
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import Tiny, all_tiny, outputs
+from refarch.testing import TechniqueConformance, Tiny, all_tiny, outputs, randomise
 
 # family -> the ends of the paths of its norms
 NORMS = {"bert": "LayerNorm", "gpt2": r"(ln_1|ln_2|ln_f)", "llama": "norm", "t5": "layer_norm"}

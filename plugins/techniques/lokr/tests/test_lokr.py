@@ -6,15 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from refarch_lokr.function import divide
 from transformers import BertConfig, BertModel
 
 import refarch
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny, outputs
+from refarch.testing import TechniqueConformance, all_tiny, outputs, randomise
 
 peft = pytest.importorskip("peft")
 

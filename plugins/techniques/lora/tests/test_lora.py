@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel
 
 import refarch
 from refarch.errors import SpecError
-from refarch.testing.models import all_tiny
+from refarch.testing import all_tiny
 
 BERT = all_tiny(["bert"])[0]
 

@@ -9,11 +9,9 @@ from refarch_lora.function import FromWeight, LoRA
 from transformers import BertConfig, BertModel
 
 import refarch
-from refarch.engine.functions.low_rank import FusedLowRank
+from refarch.engine import FusedLowRank
 from refarch.errors import SpecError
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny, outputs
+from refarch.testing import TechniqueConformance, all_tiny, outputs, randomise
 
 peft = pytest.importorskip("peft")
 

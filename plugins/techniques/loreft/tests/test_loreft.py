@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from refarch_loreft.function import LoReFT
 from torch import Tensor
 from torch.nn.utils.parametrizations import orthogonal
@@ -15,9 +14,7 @@ from transformers import LlamaConfig, LlamaModel, RobertaConfig, RobertaModel
 import refarch
 from refarch import SlotShape
 from refarch.errors import SpecError
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny, outputs
+from refarch.testing import TechniqueConformance, all_tiny, outputs, randomise
 
 
 class TestLoreft(TechniqueConformance):

@@ -6,10 +6,8 @@ from transformers import BertConfig, BertModel
 
 import refarch
 from refarch.errors import SpecError
-from refarch.plugins.registry import default_registry
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny, outputs
+from refarch.plugins import default_registry
+from refarch.testing import TechniqueConformance, all_tiny, outputs, randomise
 
 SIZES = {"length": 3, "hidden": 8, "bottleneck": 4}
 

@@ -8,10 +8,8 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 import refarch
-from refarch.plugins.registry import default_registry
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny, outputs
+from refarch.plugins import default_registry
+from refarch.testing import TechniqueConformance, all_tiny, outputs, randomise
 
 
 class TestMolora(TechniqueConformance):

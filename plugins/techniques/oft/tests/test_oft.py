@@ -6,8 +6,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from peft.tuners.oft.layer import OFTLayer
 from refarch_oft.function import OFT
 from transformers import BertConfig, BertModel
@@ -15,8 +14,7 @@ from transformers import BertConfig, BertModel
 import refarch
 from refarch import SlotShape
 from refarch.errors import SpecError
-from refarch.testing import TechniqueConformance
-from refarch.testing.models import all_tiny
+from refarch.testing import TechniqueConformance, all_tiny
 
 SLOTS = {
     "bert": ("attention.query", "attention.value", "ffn.down"),

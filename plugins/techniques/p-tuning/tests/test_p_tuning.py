@@ -10,9 +10,7 @@ from refarch_p_tuning.function import EncodedPrompt
 from transformers import BertConfig, BertModel
 
 import refarch
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import Tiny, all_tiny, outputs
+from refarch.testing import TechniqueConformance, Tiny, all_tiny, outputs, randomise
 
 LENGTH = 3
 TASKS = {"gpt2": "CAUSAL_LM", "llama": "CAUSAL_LM", "t5": "SEQ_2_SEQ_LM", "bert": "FEATURE_EXTRACTION"}

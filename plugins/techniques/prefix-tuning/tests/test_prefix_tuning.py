@@ -11,9 +11,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 import refarch
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import Tiny, all_tiny, outputs
+from refarch.testing import TechniqueConformance, Tiny, all_tiny, outputs, randomise
 
 LENGTH = 3
 

@@ -7,9 +7,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 import refarch
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny, outputs
+from refarch.testing import TechniqueConformance, all_tiny, outputs, randomise
 
 LENGTH = 3
 TASKS = {"bert": "FEATURE_EXTRACTION", "gpt2": "CAUSAL_LM", "llama": "CAUSAL_LM", "t5": "SEQ_2_SEQ_LM"}

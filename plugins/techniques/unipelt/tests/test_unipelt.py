@@ -6,11 +6,9 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 import refarch
-from refarch.plugins.registry import default_registry
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
+from refarch.plugins import default_registry
+from refarch.testing import TechniqueConformance, all_tiny, outputs, randomise
 from refarch.testing.checks.generation import ahead_reason
-from refarch.testing.models import all_tiny, outputs
 
 SIZES = {"length": 3, "hidden": 8, "rank": 2, "bottleneck": 4}
 

@@ -9,9 +9,7 @@ from refarch_vera.function import VeRA
 from transformers import BertConfig, BertModel
 
 import refarch
-from refarch.testing import TechniqueConformance
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny, outputs
+from refarch.testing import TechniqueConformance, all_tiny, outputs, randomise
 
 BERT = all_tiny(["bert"])[0]
 # family -> slots of one shape, and the ends of the paths that peft wraps

@@ -68,7 +68,7 @@ def little(tmp_path_factory):
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from refarch.testing.tokenizer import tiny_tokenizer
+    from refarch.testing import tiny_tokenizer
 
     root = tmp_path_factory.mktemp("little")
     tokenizer = tiny_tokenizer()

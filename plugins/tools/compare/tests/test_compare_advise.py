@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from refarch_compare.advise.advice import advise
 from refarch_compare.advise.candidates import Limits, candidates
 from refarch_compare.advise.command import amount
@@ -26,7 +25,7 @@ from transformers import AutoConfig, AutoModel
 
 import refarch
 from refarch import Option, default_registry
-from refarch.cli.app import main
+from refarch.cli import main
 from refarch.errors import SpecError, UnknownNameError, UsageError
 
 PUBLISHED = Path(__file__).resolve().parents[5] / "shared" / "evidence" / "peft-method-comparison"

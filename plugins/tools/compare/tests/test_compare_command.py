@@ -7,7 +7,7 @@ import sys
 
 from refarch_compare.command import PARTS
 
-from refarch.cli.app import main
+from refarch.cli import main
 
 
 def test_help_lists_the_commands_and_imports_none(capsys) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from refarch_compare import naming
 from refarch_compare.cost.backbone import Backbone, of_config
 from refarch_compare.cost.budget import BudgetError, solve_budget
@@ -22,11 +21,10 @@ from transformers import AutoConfig, BertConfig, LlamaConfig, T5Config
 
 import refarch
 from refarch import default_registry
-from refarch.cli.app import main
+from refarch.cli import main
 from refarch.errors import SlotError, UsageError
-from refarch.pipeline.backbone import seeds
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny
+from refarch.pipeline import seeds
+from refarch.testing import all_tiny, randomise
 
 PUBLISHED = Path(__file__).resolve().parents[5] / "shared" / "evidence" / "peft-method-comparison" / "MetaMathQA"
 REGISTRY = default_registry()

@@ -12,7 +12,7 @@ from refarch_compare import naming
 from refarch_compare.diagram.draw import diagram
 
 from refarch import default_registry
-from refarch.cli.app import main
+from refarch.cli import main
 
 REGISTRY = default_registry()
 VARIANTS = naming.variants(REGISTRY)

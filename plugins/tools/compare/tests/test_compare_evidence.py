@@ -13,7 +13,7 @@ from refarch_compare.evidence.query import ask, flat, select
 from refarch_compare.evidence.row import Row
 from refarch_compare.evidence.store import load, records
 
-from refarch.cli.app import main
+from refarch.cli import main
 from refarch.errors import DataError, UnknownNameError, UsageError
 
 

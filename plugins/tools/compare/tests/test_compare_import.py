@@ -13,7 +13,7 @@ from refarch_compare.evidence.peft_methods import MODELS, match
 from refarch_compare.evidence.store import load
 
 from refarch import default_registry
-from refarch.cli.app import main
+from refarch.cli import main
 from refarch.errors import DataError
 
 PUBLISHED = Path(__file__).resolve().parents[5] / "shared" / "evidence" / "peft-method-comparison"

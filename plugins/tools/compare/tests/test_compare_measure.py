@@ -19,7 +19,7 @@ from refarch_compare.measure.report import Setting, Spread
 from transformers import AutoModelForSequenceClassification
 
 from refarch import default_registry
-from refarch.cli.app import main
+from refarch.cli import main
 
 SMALL = ["--batch", "2", "--tokens", "8", "--rounds", "2", "--steps", "1", "--threads", "1", "--quiet"]
 NAP = 0.01

@@ -17,7 +17,7 @@ from refarch_compare.relate.properties import properties, table
 from refarch_compare.relate.relating import relate
 
 from refarch import ConfiguredTechnique, ModuleSpec, TechniqueSpec, default_registry
-from refarch.cli.app import main
+from refarch.cli import main
 from refarch.errors import UnknownNameError, UsageError
 
 PUBLISHED = Path(__file__).resolve().parents[5] / "shared" / "evidence" / "peft-method-comparison"

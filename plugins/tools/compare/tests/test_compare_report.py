@@ -14,22 +14,20 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from refarch_compare.evidence.peft_comparison import import_results
 from refarch_compare.report import figures
 from refarch_compare.report.curves import MOST, curves
 from refarch_compare.report.page import html
 from refarch_compare.report.rank_picture import picture
 from refarch_compare.report.report import make
-from refarch_compare.report.text import csv as csv_text
-from refarch_compare.report.text import markdown
+from refarch_compare.report.text import csv as csv_text, markdown
 from refarch_compare.stats.intervals import mean_interval
 from refarch_compare.stats.pscp import Cost, pscp
 from refarch_compare.stats.ranks import rank
 
 from refarch import PipelineSpec, default_registry
-from refarch.cli.app import main
+from refarch.cli import main
 from refarch.errors import DataError, UsageError
 
 PUBLISHED = Path(__file__).resolve().parents[5] / "shared" / "evidence" / "peft-method-comparison"

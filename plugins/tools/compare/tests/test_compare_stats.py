@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from refarch_compare.evidence.row import Row
 from refarch_compare.stats.blocks import by_block
 from refarch_compare.stats.intervals import mean_interval

@@ -9,8 +9,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from refarch_compare import naming
 from refarch_compare.structure import distance as d
 from refarch_compare.structure.features import LEFT_OUT, Feature, Module, Structure, structure
@@ -18,7 +17,7 @@ from refarch_compare.structure.picture import Box, picture, survey
 from refarch_compare.structure.plane import plane, tree
 
 from refarch import Gate, ModuleSpec, TechniqueSpec, default_registry
-from refarch.cli.app import main
+from refarch.cli import main
 from refarch.errors import SpecError, UnknownNameError, UsageError
 
 WORDS = st.sampled_from(["a", "b", "c"])

@@ -7,14 +7,13 @@ import re
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from refarch_compare.cost.budget import BudgetError, nearest
 from refarch_compare.study.plan import plan
 from refarch_compare.study.spec import StudySpec, differences_allowed
 
 from refarch import Registry, TechniqueSpec, default_registry
-from refarch.cli.app import main
+from refarch.cli import main
 from refarch.errors import DataError, RefarchError, SlotError, SpecError, UsageError
 
 

@@ -15,7 +15,7 @@ from refarch_compare.evidence.store import load
 from safetensors.torch import load_file
 
 from refarch import PipelineSpec, run
-from refarch.cli.app import main
+from refarch.cli import main
 from refarch.files import locked
 
 pytestmark = pytest.mark.slow

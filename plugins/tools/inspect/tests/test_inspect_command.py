@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import refarch
 from refarch import FamilySpec
-from refarch.cli.app import main
+from refarch.cli import main
 
 
 def run(capsys, *arguments):

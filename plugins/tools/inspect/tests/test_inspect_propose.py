@@ -11,8 +11,8 @@ from transformers import AutoConfig
 
 from refarch import FamilySpec, default_registry
 from refarch.architecture import parse_entry
-from refarch.engine.slots.resolver import Resolver
-from refarch.testing.report import run_backbone_checks
+from refarch.engine import Resolver
+from refarch.testing import run_backbone_checks
 
 
 def resolved(family: FamilySpec, model) -> dict[str, list[tuple[str, object]]]:

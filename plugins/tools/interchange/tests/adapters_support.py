@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import refarch
-from refarch.testing.models import outputs
+from refarch.testing import outputs
 
 from .support import batch_of, close, tiny_of
 

@@ -9,7 +9,7 @@ import peft
 import torch
 from torch import Tensor
 
-from refarch.testing.models import Batch, Tiny, all_tiny, outputs
+from refarch.testing import Batch, Tiny, all_tiny, outputs
 
 
 @functools.cache

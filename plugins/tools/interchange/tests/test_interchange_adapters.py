@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import refarch
-from refarch.cli.app import main
+from refarch.cli import main
 from refarch.errors import CheckpointError, CompositionError, RefarchError
-from refarch.testing.models import outputs
+from refarch.testing import outputs
 
 from .adapters_support import DOUBLE, LORA, NAME, PLACES, Random, bottlenecks, expect, write
 from .support import batch_of, close, tiny_of

@@ -8,9 +8,8 @@ import peft
 import pytest
 
 import refarch
-from refarch.cli.app import main
-from refarch.testing.case import randomise
-from refarch.testing.models import outputs
+from refarch.cli import main
+from refarch.testing import outputs, randomise
 
 from .support import batch_of, close, tiny_of, trained_by_peft, with_peft
 

@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 
 import refarch
 from refarch.errors import CompositionError, RefarchError, SpecError
-from refarch.testing.case import randomise
-from refarch.testing.models import outputs
+from refarch.testing import outputs, randomise
 
 from .support import batch_of, changed, close, tiny_of, trained_by_peft, with_peft
 

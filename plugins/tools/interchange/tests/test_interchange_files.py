@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import refarch
 from refarch.errors import CheckpointError, RefarchError, SlotError, UsageError
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny, outputs
+from refarch.testing import all_tiny, outputs, randomise
 
 from .support import batch_of, close, tiny_of, trained_by_peft
 

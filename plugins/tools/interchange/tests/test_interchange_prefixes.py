@@ -14,8 +14,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 import refarch
 from refarch.errors import CheckpointError, CompositionError, RefarchError
-from refarch.testing.case import randomise
-from refarch.testing.models import all_tiny, outputs
+from refarch.testing import all_tiny, outputs, randomise
 
 from .support import batch_of, close, spread, tiny_of, trained_by_peft, with_peft
 

@@ -11,8 +11,7 @@ from refarch_interchange import Difference, load_peft, save_peft
 from torch import Tensor
 
 import refarch
-from refarch.testing.case import randomise
-from refarch.testing.models import Tiny, outputs
+from refarch.testing import Tiny, outputs, randomise
 
 from .cases import CASES, Case
 from .support import batch_of, changed, close, contents, tiny_of, trained_by_peft, with_peft

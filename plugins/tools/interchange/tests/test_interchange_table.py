@@ -16,8 +16,7 @@ from refarch_interchange.unmapped import UNMAPPED
 
 from refarch import InterchangeSpec, Registry, TensorRule, default_registry
 from refarch.errors import CompositionError, PluginError
-from refarch.plugins import resolve
-from refarch.plugins.scan import Found, Settings
+from refarch.plugins import Found, Settings, resolve
 
 from .cases import CASES
 

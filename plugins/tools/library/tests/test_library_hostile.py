@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from refarch import default_registry
 from refarch.errors import RefarchError
-from refarch.testing.case import Snapshot
+from refarch.testing import Snapshot
 
 
 class _Bomb:

@@ -15,9 +15,8 @@ import refarch as platform
 from refarch import PipelineSpec, Pool, RunRecord, default_registry
 from refarch.errors import CheckpointError
 from refarch.files import read_json
-from refarch.pipeline.assemble import assemble
-from refarch.testing.case import Snapshot, randomise
-from refarch.testing.models import outputs
+from refarch.pipeline import assemble
+from refarch.testing import Snapshot, outputs, randomise
 
 REGISTRY = default_registry()
 TECHNIQUES = [
@@ -35,7 +34,7 @@ TECHNIQUES = [
 
 
 def tiny(layers, auto="AutoModelForSequenceClassification", family="bert", **changes):
-    from refarch.testing.models import Tiny
+    from refarch.testing import Tiny
 
     spec = REGISTRY.backbone(family)
     one = Tiny(spec, auto)
@@ -262,7 +261,7 @@ def test_the_command_ports_and_compares(make_run, deeper, library, refarch, tmp_
     for name, tensor in alone.state_dict().items():  # LoRA starts with zeros, and nothing but the head is the entry's
         ported_too = torch.equal(tensor, adaptation.state_dict()[name])
         assert ported_too == name.startswith("base:classifier") and (ported_too or "up" not in name or not tensor.any())
-    from refarch.engine.checkpoints.writing import read
+    from refarch.engine import read
 
     tensors = read(there.folder / entry.parts[0].folder)[1]
     own = adaptation.state_dict()

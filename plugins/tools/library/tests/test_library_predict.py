@@ -15,8 +15,8 @@ import refarch as platform
 from refarch import PipelineSpec, RunRecord, default_registry
 from refarch.errors import CheckpointError, CompositionError, RefarchError, UsageError
 from refarch.files import read_json
-from refarch.pipeline.assemble import assemble
-from refarch.tasks.task import Task
+from refarch.pipeline import assemble
+from refarch.tasks import Task
 
 TEXTS = ["good k", "bbbb a", "dog wall", "a", "ann saw rome"]
 

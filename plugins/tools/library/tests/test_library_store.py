@@ -16,7 +16,7 @@ from refarch_library.store import Library
 from transformers import AutoModelForSequenceClassification
 
 from refarch import RunRecord, default_registry
-from refarch.engine.checkpoints.writing import read_description
+from refarch.engine import read_description
 from refarch.errors import RunError, UnknownNameError, UsageError
 from refarch.files import read_json
 

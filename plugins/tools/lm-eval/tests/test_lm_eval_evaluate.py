@@ -20,10 +20,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from refarch import Gate, PipelineSpec, attach, default_registry, load, run
 from refarch.errors import CheckpointError, DataError, RunError, UnknownNameError, UsageError
-from refarch.tasks.evaluation import log_likelihoods
-from refarch.testing.light import expect_light
-from refarch.testing.models import spread
-from refarch.testing.tokenizer import tiny_tokenizer
+from refarch.tasks import log_likelihoods
+from refarch.testing import expect_light, spread, tiny_tokenizer
 
 CONFIGS = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},

@@ -20,7 +20,7 @@ class Source(Spec):
 
 
 FORMAT = 3
-FILE = "adaptation.json"
+ADAPTATION_FILE = "adaptation.json"
 
 
 class Checkpoint(Spec):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from refarch.engine.checkpoints.format import FILE, Checkpoint, migrated
+from refarch.engine.checkpoints.format import ADAPTATION_FILE, Checkpoint, migrated
 from refarch.engine.checkpoints.tensor_files import JSON_LIMIT, _read_tensors
 from refarch.errors import CheckpointError, SpecError
 from refarch.files import inside, read_plain
@@ -35,13 +35,15 @@ def read_description(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: as :func:`read`.
     """
-    if not (folder / FILE).is_file():
-        raise CheckpointError(f"{folder} holds no {FILE}", "give the folder that Adaptation.save or a run has written")
-    raw = read_plain(inside(folder, FILE), JSON_LIMIT)
+    if not (folder / ADAPTATION_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} holds no {ADAPTATION_FILE}", "give the folder that Adaptation.save or a run has written"
+        )
+    raw = read_plain(inside(folder, ADAPTATION_FILE), JSON_LIMIT)
     raw, said = migrated(raw, folder) if isinstance(raw, dict) else ({"format": None}, [])
     for line in said:
         logger.info("%s: %s", folder, line)
     try:
-        return Checkpoint.parse(raw, str(folder / FILE))
+        return Checkpoint.parse(raw, str(folder / ADAPTATION_FILE))
     except SpecError as error:
         raise CheckpointError(error.message, error.hint) from None

@@ -19,13 +19,13 @@ from refarch.engine.adaptation.load import (
     start_from,
 )
 from refarch.engine.checkpoints import provenance as origin
-from refarch.engine.checkpoints.format import FILE, FORMAT, Checkpoint
+from refarch.engine.checkpoints.format import ADAPTATION_FILE, FORMAT, Checkpoint
 from refarch.engine.checkpoints.reading import read, read_description
 from refarch.engine.checkpoints.storage import file_size
 from refarch.engine.functions.function import fold
 from refarch.files import write_bytes, write_text
 
-__all__ = ["FILE", "FORMAT", "Checkpoint", "read", "read_description", "save", "start_from"]
+__all__ = ["ADAPTATION_FILE", "FORMAT", "Checkpoint", "read", "read_description", "save", "start_from"]
 
 
 def save(adaptation: Adaptation, folder: Path, *, for_training: bool = False) -> Path:
@@ -35,7 +35,7 @@ def save(adaptation: Adaptation, folder: Path, *, for_training: bool = False) ->
     data = to_bytes(tensors, metadata=metadata)
     checkpoint = _described(adaptation, tensors, hashlib.sha256(data).hexdigest(), for_training)
     write_bytes(folder / checkpoint.tensors, data)
-    write_text(folder / FILE, checkpoint.to_json())
+    write_text(folder / ADAPTATION_FILE, checkpoint.to_json())
     for old in folder.glob("adaptation-*.safetensors"):
         if old.name != checkpoint.tensors:
             with contextlib.suppress(OSError):

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from refarch.errors import DataError, UsageError, did_you_mean
-from refarch.tasks.sources import read_source, require_unique, shown, text_of
-from refarch.tasks.tables import Table
+from refarch.tasks import Table, read_source, require_unique, shown, text_of
 
 Message = dict[str, Any]
 """At least ``role`` and ``content``, both text; what else there is goes to the chat template too."""

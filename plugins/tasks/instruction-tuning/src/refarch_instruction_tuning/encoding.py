@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from refarch.errors import DataError, UsageError
-from refarch.tasks.prompts import IGNORED, Features, TextKind, encode_pairs, frame
+from refarch.tasks import IGNORED, Features, TextKind, encode_pairs, frame
 from refarch_instruction_tuning.conversations import ANSWERS, Conversations
 from refarch_instruction_tuning.template import Template, Written
 

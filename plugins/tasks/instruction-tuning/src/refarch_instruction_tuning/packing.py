@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from refarch.errors import RefarchError, UsageError
-from refarch.tasks.prompts import Features, PairCollator
+from refarch.tasks import Features, PairCollator
 
 PROBE = 32
 """Tokens of each of the two examples on which a model is tried."""

@@ -13,10 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from refarch import Data, Task
 from refarch.architecture import validate_options
 from refarch.errors import DataError, RunError, UsageError
-from refarch.tasks.evaluation import generate, mean_loss
-from refarch.tasks.prompts import IGNORED, TEXT_KINDS, pair_collator
-from refarch.tasks.splits import parted
-from refarch.tasks.task import Question, Rows
+from refarch.tasks import IGNORED, TEXT_KINDS, Question, Rows, generate, mean_loss, pair_collator, parted
 from refarch_instruction_tuning import OPTIONS, answers
 from refarch_instruction_tuning.conversations import ANSWERS, Conversations, read_conversations
 from refarch_instruction_tuning.encoding import Chats, encode

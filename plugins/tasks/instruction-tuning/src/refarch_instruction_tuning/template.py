@@ -23,8 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from refarch.errors import DataError
-from refarch.tasks.prompts import end_token
-from refarch.tasks.tables import read_text
+from refarch.tasks import end_token, read_text
 from refarch_instruction_tuning.conversations import ANSWERS, Message
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from refarch_text_classification import Corpus, Examples, TextClassification
 
 from refarch import Option
 from refarch.errors import DataError
-from refarch.tasks.tables import read_text
+from refarch.tasks import read_text
 from refarch_lexicon_polarity import OPTIONS
 
 NAMES = ("negative", "positive")

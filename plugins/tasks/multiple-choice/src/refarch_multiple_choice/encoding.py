@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from refarch.errors import DataError, UsageError
-from refarch.tasks.prompts import Features, Pair, PairCollator, TextKind, encode_pairs, fill, pair_of, prompt_room
+from refarch.tasks import Features, Pair, PairCollator, TextKind, encode_pairs, fill, pair_of, prompt_room
 from refarch_multiple_choice.questions import Questions
 
 logger = logging.getLogger(__name__)

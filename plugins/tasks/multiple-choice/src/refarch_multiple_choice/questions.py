@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from refarch.errors import DataError
-from refarch.tasks.sources import read_source, require_unique, shown, text_of
-from refarch.tasks.splits import Items
-from refarch.tasks.tables import Table
+from refarch.tasks import Items, Table, read_source, require_unique, shown, text_of
 
 FORMAT = "Answer format:"
 """In an instruction, what the labels of its choices stand behind: ``Answer format: answer1/answer2``."""

@@ -14,10 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from refarch import Data, Task
 from refarch.architecture import validate_options
 from refarch.errors import RunError, UsageError
-from refarch.tasks.evaluation import collect, log_likelihoods
-from refarch.tasks.prompts import TEXT_KINDS, check_template, pair_collator
-from refarch.tasks.splits import parted
-from refarch.tasks.task import Rows
+from refarch.tasks import TEXT_KINDS, Rows, check_template, collect, log_likelihoods, pair_collator, parted
 from refarch_multiple_choice import OPTIONS
 from refarch_multiple_choice.encoding import CONTEXT, ChoiceCollator, Chosen, Compared, chosen, compared
 from refarch_multiple_choice.questions import Questions, read_questions

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refarch.errors import DataError, did_you_mean
-from refarch.tasks.json_text import not_json, refuse_halves
-from refarch.tasks.sources import read_source, require_unique, shown, text_of
-from refarch.tasks.splits import Items
-from refarch.tasks.tables import Table, read_text
+from refarch.tasks import Items, Table, not_json, read_source, read_text, refuse_halves, require_unique, shown, text_of
 
 logger = logging.getLogger(__name__)
 _FIELDS = ("id_column", "question_column", "context_column", "answers_column")

@@ -14,10 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from refarch import Data, Task
 from refarch.architecture import validate_options
 from refarch.errors import RunError
-from refarch.tasks.evaluation import collect, generate
-from refarch.tasks.prompts import TEXT_KINDS, PairCollator, pair_collator, pair_of
-from refarch.tasks.splits import parted
-from refarch.tasks.task import Rows
+from refarch.tasks import TEXT_KINDS, PairCollator, Rows, collect, generate, pair_collator, pair_of, parted
 from refarch_question_answering import OPTIONS, squad, windows, written
 from refarch_question_answering.examples import Question, Questions, read_questions
 

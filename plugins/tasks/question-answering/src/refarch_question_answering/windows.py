@@ -18,7 +18,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from refarch.errors import DataError
-from refarch.tasks.prompts import end_token
+from refarch.tasks import end_token
 from refarch_question_answering.examples import Question, Questions
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from refarch.errors import UsageError
-from refarch.tasks.prompts import Features, TextKind, encode_pairs, fill, prompt_room
+from refarch.tasks import Features, TextKind, encode_pairs, fill, prompt_room
 from refarch_question_answering.examples import Questions
 from refarch_question_answering.squad import normalized
 

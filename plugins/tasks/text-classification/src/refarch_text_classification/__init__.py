@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from refarch import SOURCE_OPTIONS, Option, TaskSpec, hookimpl
-from refarch import SPLIT_OPTIONS as SPLITS
+from refarch import SOURCE_OPTIONS, SPLIT_OPTIONS as SPLITS, Option, TaskSpec, hookimpl
 from refarch_text_classification.presets import EXTRA, presets
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from refarch.errors import DataError, did_you_mean
-from refarch.tasks.sources import shown, text_of
-from refarch.tasks.tables import Table
+from refarch.tasks import Table, shown, text_of
 
 
 @dataclass(frozen=True)

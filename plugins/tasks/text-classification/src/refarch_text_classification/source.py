@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from refarch.tasks.sources import read_source, require_unique
+from refarch.tasks import read_source, require_unique
 from refarch_text_classification.examples import Corpus, from_table
 
 

@@ -17,9 +17,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from refarch import Data, Option, Task
 from refarch.architecture import validate_options
 from refarch.errors import DataError, RunError
-from refarch.tasks.evaluation import collect
-from refarch.tasks.splits import parted
-from refarch.tasks.task import Question
+from refarch.tasks import Question, collect, parted
 from refarch_text_classification import OPTIONS
 from refarch_text_classification.examples import Corpus, Examples, label_names, numbered
 from refarch_text_classification.source import read_corpus

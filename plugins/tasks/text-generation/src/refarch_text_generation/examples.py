@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from refarch.errors import DataError
-from refarch.tasks.sources import read_source, require_unique, shown
-from refarch.tasks.splits import Items
-from refarch.tasks.tables import Table
+from refarch.tasks import Items, Table, read_source, require_unique, shown
 
 logger = logging.getLogger(__name__)
 PARTS = 3

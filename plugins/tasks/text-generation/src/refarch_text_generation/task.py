@@ -13,19 +13,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from refarch import Data, Task
 from refarch.architecture import validate_options
 from refarch.errors import DataError, RunError
-from refarch.tasks.evaluation import generate, mean_loss
-from refarch.tasks.prompts import (
+from refarch.tasks import (
     TEXT_KINDS,
     Features,
+    Question,
+    Rows,
     check_template,
     encode_pairs,
     fill,
+    generate,
+    mean_loss,
     pair_collator,
     pair_of,
+    parted,
     prompt_room,
 )
-from refarch.tasks.splits import parted
-from refarch.tasks.task import Question, Rows
 from refarch_text_generation import OPTIONS
 from refarch_text_generation.examples import Example, Examples, read_examples
 from refarch_text_generation.metrics import measure

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from refarch.errors import DataError, did_you_mean
-from refarch.tasks.sources import read_source, require_unique, shown
-from refarch.tasks.tables import Table, read_text
+from refarch.tasks import Table, read_source, read_text, require_unique, shown
 from refarch_token_classification.schemes import OUTSIDE, as_iob2, found, names, parts, problem
 
 logger = logging.getLogger(__name__)

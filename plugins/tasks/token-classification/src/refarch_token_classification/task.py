@@ -15,10 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from refarch import Data, Task
 from refarch.architecture import validate_options
 from refarch.errors import DataError, RunError
-from refarch.tasks.evaluation import collect
-from refarch.tasks.prompts import pair_collator
-from refarch.tasks.splits import parted
-from refarch.tasks.task import Question, Rows
+from refarch.tasks import Question, Rows, collect, pair_collator, parted
 from refarch_token_classification import OPTIONS
 from refarch_token_classification.schemes import OUTSIDE, parts
 from refarch_token_classification.sentences import Sentences, read_corpus

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from refarch.errors import DataError
-from refarch.tasks.prompts import IGNORED, Frame, frame
+from refarch.tasks import IGNORED, Frame, frame
 from refarch_token_classification.schemes import continued
 from refarch_token_classification.sentences import Sentences
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from refarch import Formulation, PipelineSpec, Registry
-from refarch.pipeline.backbone import seeds
+from refarch.pipeline import seeds
 from refarch.plugins import resolve
 
 

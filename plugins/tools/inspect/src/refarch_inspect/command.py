@@ -58,7 +58,7 @@ def command(
     """  # noqa: D301 - click reads \b as: keep these lines as they are
     from refarch.errors import UsageError
     from refarch.files import write_text
-    from refarch.plugins.registry import default_registry
+    from refarch.plugins import default_registry
     from refarch_inspect import diagram, source, svg, write
     from refarch_inspect.slots import look
 
@@ -97,7 +97,7 @@ def command(
 
 def _check(looked: Looked) -> list[str]:
     """What fails on the table's tiny model, one line each."""
-    from refarch.testing.report import run_backbone_checks
+    from refarch.testing import run_backbone_checks
 
     left = tuple(item.rpartition(" ")[0] for stack in looked.stacks for item in stack.uncovered)
     report = run_backbone_checks(looked.family, uncovered=left)

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from refarch import FamilySpec, StackTable, TinyModel
 from refarch.architecture import SLOTS
-from refarch.engine.slots.resolver import find, layer_paths, submodule
+from refarch.engine import find, layer_paths, submodule
 from refarch.errors import UsageError
 from refarch_inspect import source
 from refarch_inspect.classify import Finding, Layer

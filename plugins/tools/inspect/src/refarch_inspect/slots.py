@@ -6,8 +6,7 @@ from transformers import PretrainedConfig
 
 from refarch import Registry
 from refarch.architecture import SLOTS, parse_entry
-from refarch.engine.slots.resolver import Resolver
-from refarch.engine.slots.site import Site
+from refarch.engine import Resolver, Site
 from refarch.errors import UnknownNameError, UsageError
 from refarch_inspect import source
 from refarch_inspect.looked import Looked, Row, Stack

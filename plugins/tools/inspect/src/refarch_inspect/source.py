@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from refarch import FamilySpec, Registry
 from refarch.architecture import BackboneChoice
 from refarch.errors import UnknownNameError, UsageError, did_you_mean
-from refarch.pipeline.backbone import locate
+from refarch.plugins import locate
 
 AUTO_CLASSES = {
     "AutoModelForSeq2SeqLM": auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,

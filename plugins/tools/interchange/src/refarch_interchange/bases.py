@@ -11,7 +11,8 @@ from transformers import AutoConfig, PreTrainedModel
 from refarch import Registry
 from refarch.architecture import BackboneChoice
 from refarch.errors import UsageError
-from refarch.pipeline.backbone import locate, quiet
+from refarch.pipeline import quiet
+from refarch.plugins import locate
 
 CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",

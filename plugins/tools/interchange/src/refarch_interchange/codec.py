@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from refarch import Adaptation
-from refarch.engine.functions.function import fold
+from refarch.engine import fold
 from refarch_interchange.files import PeftFiles
 from refarch_interchange.places import Places
 

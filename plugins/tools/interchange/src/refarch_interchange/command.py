@@ -134,7 +134,7 @@ def to_peft(folder: Path, out: Path, model: str | None, class_name: str | None, 
       refarch convert to-peft ours/ --model ./llama --out theirs/ --json
     """  # noqa: D301
     from refarch import default_registry, load
-    from refarch.engine.checkpoints.reading import read
+    from refarch.engine import read
     from refarch_interchange import bases
     from refarch_interchange.writing import save_peft
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from refarch import InterchangeSpec
-from refarch.engine.adaptation.plan import Insertion
+from refarch.engine import Insertion
 from refarch_interchange.rules import expanded
 
 Part = tuple[Insertion, dict[str, Tensor]]

@@ -14,8 +14,7 @@ from refarch import Adaptation, ConfiguredTechnique, FamilySpec, InterchangeSpec
 from refarch.engine import Source
 from refarch.errors import CheckpointError, SpecError
 from refarch.plugins import default_registry, resolve
-from refarch_interchange import extras, rules
-from refarch_interchange import settings as peft_settings
+from refarch_interchange import extras, rules, settings as peft_settings
 from refarch_interchange.codec import Codec
 from refarch_interchange.files import PeftFiles, locate, read
 from refarch_interchange.mappings import find

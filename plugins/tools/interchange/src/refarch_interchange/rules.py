@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from refarch import InterchangeSpec, TensorRule
-from refarch.engine.adaptation.plan import Insertion
-from refarch.engine.layers.linear import put_part, take_part
+from refarch.engine import Insertion, put_part, take_part
 from refarch.errors import CheckpointError, CompositionError
 from refarch_interchange.operations import operation
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from refarch import Adaptation, InterchangeSpec, ModuleSpec, Registry
-from refarch.engine.adaptation.plan import Insertion
-from refarch.engine.layers.linear import matrix
+from refarch.engine import Insertion, matrix
 from refarch.errors import CompositionError, RefarchError
 from refarch.plugins import default_registry, resolve
 from refarch_interchange import beside, files, rules

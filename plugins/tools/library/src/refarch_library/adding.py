@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from refarch import RunFolder, RunRecord
-from refarch.engine.checkpoints.writing import FILE as ADAPTATION
-from refarch.engine.checkpoints.writing import Checkpoint, read
+from refarch.engine import ADAPTATION_FILE, Checkpoint, read
 from refarch.errors import CheckpointError, UsageError
 from refarch.files import below, inside, write_text
 from refarch_library.card import card
@@ -69,7 +68,7 @@ def describe(run: Path, *, name: str | None = None, licence: str = "", descripti
         checkpoint, _ = read(folder)
         parts.append(part(checkpoint, own))
         checkpoints.append(checkpoint)
-        for file in (ADAPTATION, checkpoint.tensors):
+        for file in (ADAPTATION_FILE, checkpoint.tensors):
             files[f"{own}/{file}"] = described(inside(folder, file))
     found = {
         "name": name or default_name(record),

@@ -10,7 +10,8 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from refarch import Registry
 from refarch.architecture import BackboneChoice
 from refarch.errors import UsageError
-from refarch.pipeline.backbone import load_backbone, locate, quiet
+from refarch.pipeline import load_backbone, quiet
+from refarch.plugins import locate
 from refarch_library.entry import Entry
 
 

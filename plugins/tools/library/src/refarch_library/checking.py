@@ -7,12 +7,10 @@ from importlib import metadata
 from typing import Literal, NamedTuple
 
 from refarch import Registry, default_registry
-from refarch.engine.adaptation.load import trusted_technique
-from refarch.engine.checkpoints.format import migrated
-from refarch.engine.checkpoints.writing import Checkpoint, read
+from refarch.engine import Checkpoint, migrated, read, trusted_technique
 from refarch.errors import RefarchError
 from refarch.files import below, inside, read_plain
-from refarch.pipeline.run_folder import differences
+from refarch.pipeline import differences
 from refarch_library.adding import part
 from refarch_library.base import load_base
 from refarch_library.store import Library, verify

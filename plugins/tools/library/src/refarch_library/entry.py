@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from refarch import RunRecord
-from refarch.architecture import Fingerprint, Spec
+from refarch.architecture import Spec
+from refarch.engine import Fingerprint
 from refarch.errors import CheckpointError, SpecError
 from refarch.files import inside, read_plain
 

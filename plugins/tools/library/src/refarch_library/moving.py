@@ -16,10 +16,10 @@ from typing import IO, Any, NamedTuple
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from refarch.engine.checkpoints.writing import read
+from refarch.engine import read
 from refarch.errors import CheckpointError, RefarchError, RunError, UsageError
 from refarch.files import below, open_regular, write_text
-from refarch.pipeline.run_folder import differences
+from refarch.pipeline import differences
 from refarch_library.adding import README, part
 from refarch_library.card import card
 from refarch_library.entry import FILE, LIMIT, Entry, File, read_entry

@@ -12,7 +12,7 @@ from refarch import PipelineSpec, Registry, RunFolder, TaskSpec
 from refarch.architecture import BackboneChoice
 from refarch.errors import UsageError
 from refarch.files import read_json
-from refarch.pipeline.backbone import backbone_kind, load_backbone
+from refarch.pipeline import backbone_kind, load_backbone
 
 CLASSES = {"decoder": "AutoModelForCausalLM", "encoder-decoder": "AutoModelForSeq2SeqLM"}
 """The auto class of a language model by the kind of its backbone."""

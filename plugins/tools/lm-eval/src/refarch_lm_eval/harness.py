@@ -15,7 +15,7 @@ from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refarch.errors import DataError, RunError, UnknownNameError, UsageError, did_you_mean
-from refarch.tasks.evaluation import log_likelihoods
+from refarch.tasks import log_likelihoods
 
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 """Texts of context and continuation (for the harness's cache), and their tokens."""

@@ -66,7 +66,7 @@ def command(
       refarch advise --task lexicon-polarity --backbone minilm --evidence runs/ --max-trainable 100K
       refarch advise --task T --backbone ./model --evidence study/ --no-inference-overhead --memory 8GB --json
     """  # noqa: D301 - click reads \b as: keep these lines as they are
-    from refarch.plugins.registry import default_registry
+    from refarch.plugins import default_registry
     from refarch_compare import shown
     from refarch_compare.advise.advice import advise
     from refarch_compare.advise.candidates import Limits

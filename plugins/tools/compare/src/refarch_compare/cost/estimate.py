@@ -10,9 +10,9 @@ from typing import Any
 
 import refarch
 from refarch import Adaptation, ConfiguredTechnique
-from refarch.architecture.spec import Spec
+from refarch.architecture import Spec
 from refarch.errors import RefarchError
-from refarch.pipeline.backbone import seeds
+from refarch.pipeline import seeds
 from refarch_compare.cost import step
 from refarch_compare.cost.backbone import Backbone
 from refarch_compare.cost.ledger import Kernels

@@ -37,7 +37,7 @@ def command(source: str, folder: Path, out: Path, as_json: bool) -> None:
       refarch compare evidence evidence/ --where "imported" --sort "score desc"
     """  # noqa: D301 - click reads \b as: keep these lines as they are
     from refarch.errors import DataError, UnknownNameError, did_you_mean
-    from refarch.plugins.registry import resolve
+    from refarch.plugins import resolve
     from refarch_compare import shown
 
     if source not in IMPORTERS:

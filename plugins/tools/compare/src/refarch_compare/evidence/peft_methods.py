@@ -14,7 +14,7 @@ from refarch_interchange import settings
 from refarch_interchange.mappings import mappings
 
 from refarch import InterchangeSpec, Registry
-from refarch.plugins.registry import default_registry
+from refarch.plugins import default_registry
 
 
 class Model(NamedTuple):

@@ -152,7 +152,7 @@ def _measured(group: Group, setting: Setting, fixed: bool, registry: Registry, q
     """Load a group's backbone and measure its subjects."""
     import torch
 
-    from refarch.pipeline.backbone import load_backbone
+    from refarch.pipeline import load_backbone
     from refarch_compare.measure.measuring import measure
     from refarch_compare.measure.threads import torch_threads
 

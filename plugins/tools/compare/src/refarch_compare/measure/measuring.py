@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from refarch import ConfiguredTechnique, Registry
 from refarch.errors import RefarchError
-from refarch.pipeline.run_folder import versions
+from refarch.pipeline import versions
 from refarch_compare.measure.bench import Bench
 from refarch_compare.measure.memory import storage_bytes
 from refarch_compare.measure.report import Cost, Failed, Measured, Report, Setting, Spread

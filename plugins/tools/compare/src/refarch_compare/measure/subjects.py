@@ -12,7 +12,8 @@ from refarch import Formulation, PipelineSpec, Registry, RunRecord
 from refarch.architecture import BackboneChoice, TechniqueChoice
 from refarch.errors import RefarchError
 from refarch.files import read_json
-from refarch.pipeline.backbone import backbone_kind, configured, resolve_pipeline
+from refarch.pipeline import backbone_kind
+from refarch.plugins import configured, resolve_pipeline
 from refarch_compare import naming
 from refarch_compare.evidence.reading import RECORD
 from refarch_compare.evidence.store import Problem, records

@@ -50,7 +50,7 @@ def command(
     """  # noqa: D301 - click reads \b as: keep these lines as they are
     from refarch.errors import UsageError
     from refarch.files import write_text
-    from refarch.plugins.registry import default_registry, resolve
+    from refarch.plugins import default_registry, resolve
     from refarch_compare import shown
     from refarch_compare.report.report import make
 

@@ -10,7 +10,8 @@ from typing import Any
 from refarch import Formulation, PipelineSpec, Registry
 from refarch.architecture import Spec, TechniqueChoice
 from refarch.errors import RefarchError, UsageError
-from refarch.pipeline.backbone import backbone_kind, resolve_pipeline
+from refarch.pipeline import backbone_kind
+from refarch.plugins import resolve_pipeline
 from refarch_compare.cost.budget import BudgetError, Solved, nearest
 from refarch_compare.study.shape import Shapes
 from refarch_compare.study.spec import BackboneEntry, Search, StudySpec, TaskEntry, TechniqueEntry

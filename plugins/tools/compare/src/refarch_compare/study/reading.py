@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from refarch.errors import DataError
-from refarch.yaml_text import parse_yaml
+from refarch.pipeline import parse_yaml
 from refarch_compare.study.spec import StudySpec
 
 FIRST = Path(__file__).with_name("first.yaml")

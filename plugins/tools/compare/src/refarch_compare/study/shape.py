@@ -13,7 +13,8 @@ from transformers import AutoConfig, PreTrainedModel
 from refarch import ConfiguredTechnique, Registry, attach
 from refarch.architecture import BackboneChoice
 from refarch.errors import UsageError
-from refarch.pipeline.backbone import locate, quiet
+from refarch.pipeline import quiet
+from refarch.plugins import locate
 
 
 def empty_model(

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from refarch import PipelineSpec, Pool, Registry, RunRecord
-from refarch import run as run_pipeline
+from refarch import PipelineSpec, Pool, Registry, RunRecord, run as run_pipeline
 from refarch.errors import BusyError, SaveError, UsageError
 from refarch.files import write_text
 from refarch_compare.study.clock import Clock, key_of
@@ -23,8 +22,7 @@ from refarch_compare.study.estimate import Key, duration
 from refarch_compare.study.folder import Failure, StudyFolder
 from refarch_compare.study.plan import Cell, Plan
 from refarch_compare.study.progress import Display
-from refarch_compare.study.search import Found, Judge, Trial, forget_failures
-from refarch_compare.study.search import search as find
+from refarch_compare.study.search import Found, Judge, Trial, forget_failures, search as find
 
 _POLL = 1.0
 """Seconds between looks at what other processes do, when nothing is left to take."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from refarch import Adaptation
-from refarch.engine.host.selection import selected
+from refarch.engine import selected
 from refarch.errors import CompositionError
 from refarch_interchange.codec import Codec, Written
 from refarch_interchange.files import PeftFiles

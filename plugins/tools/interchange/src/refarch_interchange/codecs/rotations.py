@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from refarch import Adaptation
-from refarch.engine.layers.linear import widths
+from refarch.engine import widths
 from refarch.errors import CompositionError
 from refarch_interchange.codec import Codec, Written
 from refarch_interchange.files import PeftFiles

@@ -9,8 +9,7 @@ from transformers import PreTrainedModel
 
 import refarch
 from refarch import Adaptation, ConfiguredTechnique, FamilySpec, Registry
-from refarch.engine import Source
-from refarch.engine.adaptation.plan import Insertion
+from refarch.engine import Insertion, Source
 from refarch.errors import CheckpointError, CompositionError
 from refarch.plugins import default_registry
 from refarch_interchange.codec import fold_all

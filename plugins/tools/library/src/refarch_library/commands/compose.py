@@ -37,7 +37,7 @@ def command(expression: str, out: Path | None, backbone: str | None, path: Path 
       refarch library compose "route(law, news, gate=arrow)" --out routed/ --json
     """  # noqa: D301 - click reads \b as: keep these lines as they are
     from refarch import combine, compose, judge
-    from refarch.architecture.expression import WEIGHT, parts, read_expression
+    from refarch.architecture import WEIGHT, parts, read_expression
     from refarch.plugins import default_registry
     from refarch_library.base import load_base
     from refarch_library.finding import find

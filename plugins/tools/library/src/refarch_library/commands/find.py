@@ -67,7 +67,7 @@ def show(name: str, path: Path | None, as_json: bool) -> None:
       refarch library show polarity
       refarch library show polarity --json
     """  # noqa: D301 - click reads \b as: keep these lines as they are
-    from refarch.engine.checkpoints.writing import read_description
+    from refarch.engine import read_description
     from refarch.files import below
     from refarch_library import shown
     from refarch_library.store import Library

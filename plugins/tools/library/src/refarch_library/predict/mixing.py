@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from refarch import compose
 from refarch.errors import CompositionError
-from refarch.tasks.evaluation import hear_batches
-from refarch.tasks.task import Question
+from refarch.tasks import Question, hear_batches
 
 if TYPE_CHECKING:
     from refarch_library.predict.loaded import Loaded

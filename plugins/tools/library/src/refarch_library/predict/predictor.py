@@ -13,9 +13,8 @@ from transformers import PreTrainedModel
 from refarch import Adaptation, Registry, Task, default_registry, load
 from refarch.errors import CheckpointError, CompositionError, UsageError
 from refarch.files import below
-from refarch.pipeline.backbone import locate
-from refarch.plugins import resolve
-from refarch.tasks.task import Question
+from refarch.plugins import locate, resolve
+from refarch.tasks import Question
 from refarch_library.base import choice, load_base
 from refarch_library.entry import Entry
 from refarch_library.finding import Found, find

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from refarch.errors import DataError, UsageError, did_you_mean
-from refarch.tasks.tables import read_text
-from refarch.tasks.task import Question
+from refarch.tasks import Question, read_text
 
 Asked = tuple[str | None, Question]
 """A text, and the entry that it is for; None where it is for all."""

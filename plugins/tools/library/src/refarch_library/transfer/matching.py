@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from refarch import Adaptation, FamilySpec
-from refarch.engine.checkpoints.writing import Checkpoint
+from refarch.engine import Checkpoint
 from refarch.errors import CheckpointError
 
 BASE = "base:"

@@ -15,10 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from refarch import Adaptation, Function, Registry, attach
-from refarch.engine.adaptation.load import trusted_technique
-from refarch.engine.checkpoints.writing import read
-from refarch.engine.functions.experts import own_parameters
-from refarch.engine.functions.function import fold
+from refarch.engine import fold, own_parameters, read, trusted_technique
 from refarch.errors import CheckpointError, SlotError, SpecError
 from refarch_library.transfer.matching import Match, Matcher
 

@@ -12,10 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from refarch import PipelineSpec, Pool, Registry, Task, load
 from refarch.engine.checkpoints import provenance as origin
 from refarch.errors import CheckpointError, UsageError
-from refarch.pipeline.assemble import assemble
-from refarch.pipeline.backbone import quiet, resolve_pipeline
-from refarch.tasks.evaluation import collect
-from refarch.tasks.task import Rows
+from refarch.pipeline import assemble, quiet
+from refarch.plugins import resolve_pipeline
+from refarch.tasks import Rows, collect
 
 
 def score(

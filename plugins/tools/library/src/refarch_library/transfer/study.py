@@ -14,7 +14,7 @@ from refarch import PipelineSpec, Pool, Registry, run
 from refarch.architecture import BackboneChoice
 from refarch.errors import CheckpointError, UsageError
 from refarch.files import below
-from refarch.pipeline.backbone import load_backbone
+from refarch.pipeline import load_backbone
 from refarch_library.base import arguments
 from refarch_library.finding import Found
 from refarch_library.transfer.matching import Match

@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerState
 from refarch.architecture import PipelineSpec, RunRecord
 from refarch.errors import RefarchError, RunError, UsageError
 from refarch.files import read_json, write_text
-from refarch.pipeline.assemble import Assembled, assemble
+from refarch.pipeline.assembly import Assembled, assemble
 from refarch.pipeline.backbone import quiet, resolve_pipeline
 from refarch.pipeline.peak_memory import reset_peak
 from refarch.pipeline.pool import Pool
