@@ -309,7 +309,7 @@ def test_nothing_is_held_between_calls() -> None:
     model, values = em.tiny("gpt2"), em.batch("gpt2")
     adaptation = refarch.attach(model, _looking())
     model(**values, use_cache=True)
-    assert all(binding.seen is None and binding.cache is None for binding in adaptation.bound)  # type: ignore[union-attr]
+    assert all(binding.seen is None and binding.cache is None for binding in adaptation.bindings)  # type: ignore[union-attr]
 
 
 def test_another_attention_implementation_is_refused() -> None:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import refarch
-from refarch.engine.checkpoints import writing as checkpoint
+from refarch.engine.checkpoints import description, format as checkpoint
 from refarch.errors import CheckpointError, RefarchError
 from refarch.testing.case import Snapshot, randomise
 
@@ -212,7 +212,7 @@ def test_format_1_still_loads_to_the_same_logits(caplog: pytest.LogCaptureFixtur
     torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits, expected, rtol=1e-5, atol=1e-5)
     assert (base(input_ids=ids, attention_mask=mask).logits - expected).abs().max() > 0.1
     adaptation.save(tmp_path)  # and is saved in today's format
-    again = checkpoint.read_description(tmp_path)
+    again = description.read_description(tmp_path)
     assert again.format == checkpoint.FORMAT and again.auto_class == "AutoModelForSequenceClassification"
 
 
@@ -228,7 +228,7 @@ def test_a_checkpoint_says_how_its_base_is_loaded_and_what_made_it(
     family: str, auto: str, labels: dict[int, str], tmp_path: Path
 ) -> None:
     refarch.attach(em.tiny(family, auto), "mam").save(tmp_path)
-    found = checkpoint.read_description(tmp_path)
+    found = description.read_description(tmp_path)
     assert found.auto_class == auto and found.labels == labels
     assert {"refarch", "refarch-mam", f"refarch-{family}", "refarch-adapter", "torch", "transformers"} <= set(
         found.versions

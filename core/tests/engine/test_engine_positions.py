@@ -11,8 +11,8 @@ from torch import Tensor
 
 import refarch
 from refarch import Gate, Option, Positions
-from refarch.engine.bindings.call_context import Call, Context
-from refarch.engine.bindings.module import Bound
+from refarch.engine.bindings.call_context import StackCall, StackHooks
+from refarch.engine.bindings.module import ModuleBinding
 from refarch.errors import CompositionError, SpecError
 from refarch.testing.case import randomise
 from refarch.testing.checks.generation import ahead_reason
@@ -108,11 +108,11 @@ ROWS = st.lists(st.lists(st.integers(0, 1), min_size=6, max_size=6), min_size=1,
 @settings(max_examples=40, deadline=None)
 @given(ROWS, st.integers(0, 4), st.integers(0, 4), st.booleans())
 def test_holes_in_a_mask_count_as_padding(rows: list[list[int]], first: int, last: int, flat: bool) -> None:
-    (binding,) = POSITIONED.bound
-    assert isinstance(binding, Bound) and binding.tokens is not None
+    (binding,) = POSITIONED.bindings
+    assert isinstance(binding, ModuleBinding) and binding.tokens is not None
     mask, x = torch.tensor(rows), torch.zeros(len(rows), 6, 4)
-    context = Context(binding.tokens.stack)  # in the place of the one that attaching has put there
-    context.call = Call(mask.bool(), None, 0, (len(rows), 6))
+    context = StackHooks(binding.tokens.stack)  # in the place of the one that attaching has put there
+    context.call = StackCall(mask.bool(), None, 0, (len(rows), 6))
     found = binding.tokens.present(x.flatten(0, 1) if flat else x, first, last)
     assert torch.equal(found[..., 0].reshape(mask.shape), _chosen(mask, first, last))
 

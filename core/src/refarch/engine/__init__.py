@@ -18,10 +18,11 @@ from refarch._lazy import lazy, names
 
 if TYPE_CHECKING:
     from refarch.architecture import Fingerprint as Fingerprint
-    from refarch.engine.adaptation.adaptation import Adaptation as Adaptation
+    from refarch.engine.adaptation.adaptation import Adaptation as Adaptation, adaptations as adaptations
     from refarch.engine.adaptation.attach import attach as attach
     from refarch.engine.adaptation.load import load as load, trusted_technique as trusted_technique
     from refarch.engine.adaptation.plan import Insertion as Insertion
+    from refarch.engine.checkpoints.description import read_description as read_description
     from refarch.engine.checkpoints.format import (
         ADAPTATION_FILE as ADAPTATION_FILE,
         Checkpoint as Checkpoint,
@@ -29,18 +30,17 @@ if TYPE_CHECKING:
         migrated as migrated,
     )
     from refarch.engine.checkpoints.provenance import labels as labels
-    from refarch.engine.checkpoints.reading import read as read, read_description as read_description
+    from refarch.engine.checkpoints.reading import read as read
     from refarch.engine.functions.block_rotation import BlockRotation as BlockRotation
-    from refarch.engine.functions.experts import own_parameters as own_parameters
     from refarch.engine.functions.function import (
         Attend as Attend,
         Function as Function,
         SlotShape as SlotShape,
         fold as fold,
+        own_parameters as own_parameters,
     )
     from refarch.engine.functions.low_rank import FusedLowRank as FusedLowRank, LowRank as LowRank
     from refarch.engine.functions.schedule import Schedule as Schedule
-    from refarch.engine.host.container import adaptations as adaptations
     from refarch.engine.host.selection import selected as selected
     from refarch.engine.layers.linear import (
         matrix as matrix,
@@ -59,19 +59,18 @@ if TYPE_CHECKING:
 
 _FROM = {
     "refarch.architecture": "Fingerprint",
-    "refarch.engine.adaptation.adaptation": "Adaptation",
+    "refarch.engine.adaptation.adaptation": "Adaptation adaptations",
     "refarch.engine.adaptation.attach": "attach",
     "refarch.engine.adaptation.load": "load trusted_technique",
     "refarch.engine.adaptation.plan": "Insertion",
     "refarch.engine.checkpoints.format": "ADAPTATION_FILE Checkpoint Source migrated",
     "refarch.engine.checkpoints.provenance": "labels",
-    "refarch.engine.checkpoints.reading": "read read_description",
+    "refarch.engine.checkpoints.description": "read_description",
+    "refarch.engine.checkpoints.reading": "read",
     "refarch.engine.functions.block_rotation": "BlockRotation",
-    "refarch.engine.functions.experts": "own_parameters",
-    "refarch.engine.functions.function": "Attend Function SlotShape fold",
+    "refarch.engine.functions.function": "Attend Function SlotShape fold own_parameters",
     "refarch.engine.functions.low_rank": "FusedLowRank LowRank",
     "refarch.engine.functions.schedule": "Schedule",
-    "refarch.engine.host.container": "adaptations",
     "refarch.engine.host.selection": "selected",
     "refarch.engine.layers.linear": "matrix put_part take_part widths",
     "refarch.engine.layers.quantised": "keep_order",

@@ -20,7 +20,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from refarch.engine import adaptations
 from refarch.engine.adaptation.training import rescale
-from refarch.engine.checkpoints.writing import read
+from refarch.engine.checkpoints.reading import read
 from refarch.errors import RunError
 from refarch.files import write_text
 from refarch.pipeline.progress import Progress
@@ -119,7 +119,8 @@ class AdaptationTrainer(Trainer):
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if fresh:
-            rescale(optimizer, adaptations(self._plain_model()))
+            rates = [adaptation.rates() for adaptation in adaptations(self._plain_model())]
+            rescale(optimizer, {parameter: rate for own in rates for parameter, rate in own.items()})
         return optimizer
 
     def compute_loss(

@@ -3,24 +3,29 @@
 A place is a module with a dispatcher, or an attention module with the seam. There the map so far is F, and a part's own
 map takes F to e(F); what its bindings compute. A node is an operator restricted to the parts that are bound at the
 place: it takes F to a new map, too, so nodes nest. What x is (a tensor, or one call of
-attention, ``States``) only matters where rows are taken.
+attention, ``AttentionCall``) only matters where rows are taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from refarch.composition.running.rows import State
-from refarch.engine.bindings.module import Carrier, changes_weights
-
-if TYPE_CHECKING:
-    from refarch.composition.running.places import Place
+from refarch.composition.running.rows import CallState
+from refarch.engine.bindings.carrier import Carrier
+from refarch.engine.bindings.weight_map import changes_weights
 
 Inner = Callable[[Any], Tensor]
 Weights = tuple[Tensor, Tensor | None]
+
+
+class Around(Protocol):
+    """A place, as far as a part there asks for it."""
+
+    def before(self) -> list[Any]:
+        """What runs inside all parts: what was attached before the first of them."""
 
 
 class Node:
@@ -55,9 +60,9 @@ class Node:
         """The weight [d_out, d_in] and bias with which the layer alone computes e(F), from those of F."""
         raise NotImplementedError
 
-    def algebra_reason(self) -> str:
+    def weight_reason(self) -> str:
         """Why e(F) is no weight of the layer; empty if it is."""
-        return next((reason for leaf in self.leaves() if (reason := leaf.algebra_reason())), "")
+        return next((reason for leaf in self.leaves() if (reason := leaf.weight_reason())), "")
 
 
 class Leaf(Node):
@@ -73,7 +78,7 @@ class Leaf(Node):
     """
 
     def __init__(
-        self, name: str, bindings: Sequence[Any], state: State, inside: Sequence[Any], place: Place, whole: bool
+        self, name: str, bindings: Sequence[Any], state: CallState, inside: Sequence[Any], place: Around, whole: bool
     ) -> None:
         self.name, self.bindings, self.state, self.place = name, list(bindings), state, place
         self.inside = [[*inside, *self.bindings[:i]] for i in range(len(self.bindings))]
@@ -127,12 +132,12 @@ class Leaf(Node):
                 weight, bias = binding.merged(weight, bias)
         return weight, bias
 
-    def algebra_reason(self) -> str:
+    def weight_reason(self) -> str:
         """The first binding's reason."""
         for binding in self.bindings:
             if isinstance(binding, Carrier):
                 continue
-            reason = binding.algebra_reason() if hasattr(binding, "algebra_reason") else binding.merge_reason()
+            reason = binding.weight_reason()
             if reason:
                 return f"{binding.site.address}: {reason}"
         return ""

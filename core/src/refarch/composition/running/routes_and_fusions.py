@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from refarch.architecture.expression import Route
 from refarch.composition.running.nodes import Contributions, Node
-from refarch.composition.running.rows import State
-from refarch.engine.bindings.call_context import Tokens
-from refarch.engine.bindings.module import Carrier
+from refarch.composition.running.rows import CallState
+from refarch.engine.bindings.call_context import SiteTokens
+from refarch.engine.bindings.carrier import Carrier
 from refarch.engine.functions.experts import SPREAD
 from refarch.engine.layers.precision import cast_for
 from refarch.errors import CompositionError
@@ -22,7 +22,7 @@ LITTLE = 1e-6
 """What stands beside the diagonal of a fusion's value matrix at the start, as in the paper's code."""
 
 
-class Router(nn.Module):
+class RouteGate(nn.Module):
     """g(x), one weight for each term.
 
         learned   softmax(W x)                    by token, or from the mean over an example's real tokens
@@ -94,10 +94,10 @@ class RouteNode(Contributions):
     def __init__(
         self,
         terms: Sequence[tuple[int, Node]],
-        router: Router,
-        state: State,
+        router: RouteGate,
+        state: CallState,
         carrier: Carrier | None,
-        tokens: Tokens | None,
+        tokens: SiteTokens | None,
     ) -> None:
         super().__init__(terms)
         self.router, self.state, self.carrier, self.tokens = router, state, carrier, tokens
@@ -152,7 +152,7 @@ class RouteNode(Contributions):
             raise CompositionError(f"the batch has {size} rows, but {len(tasks)} tasks were given")
         return torch.tensor(tasks, device=device).repeat_interleave(size // len(tasks))
 
-    def algebra_reason(self) -> str:
+    def weight_reason(self) -> str:
         """Why it is no weight."""
         return "a route's weights depend on the input"
 
@@ -199,6 +199,6 @@ class FuseNode(Contributions):
         stacked = torch.stack([change.reshape(flat.shape).to(flat.dtype) for _, change in changes])
         return y + self.fusion(flat, stacked).to(y.dtype).reshape(y.shape)
 
-    def algebra_reason(self) -> str:
+    def weight_reason(self) -> str:
         """Why it is no weight."""
         return "a fusion's weights depend on the input"

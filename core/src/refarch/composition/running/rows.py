@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from refarch.errors import CompositionError
 
 Names = tuple[str | None, ...]
+ByTerm: TypeAlias = "list[tuple[int | None, Rows]]"
+"""Rows by the term of an operator that they belong to; those of no term under None."""
 
 
 class Rows:
@@ -28,11 +31,11 @@ class Rows:
         self.names: Names = tuple(names)
         self.places = tuple(range(len(names))) if places is None else tuple(places)
         self.total = total or len(names)
-        self._groups: dict[int, list[tuple[int | None, Rows]]] = {}
+        self._groups: dict[int, ByTerm] = {}
         self._index: dict[tuple[int, torch.device], Tensor] = {}
         self._inside: dict[tuple[int, torch.device], Tensor] = {}
 
-    def groups(self, key: int, member: Mapping[str, int]) -> list[tuple[int | None, Rows]]:
+    def groups(self, key: int, member: Mapping[str, int]) -> ByTerm:
         """The rows by the term of an operator that they belong to; those of no term under None. No empty group.
 
         Args:
@@ -86,7 +89,7 @@ def _spread(places: Sequence[int], size: int, total: int, device: torch.device) 
     return (first + torch.arange(times, device=device)).flatten()  # n * times
 
 
-class State:
+class CallState:
     """What a composition knows about the present call.
 
     Attributes:

@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 
 from refarch.engine.bindings.dispatch import Dispatcher
 from refarch.engine.layers.quantised import (
-    _as_loaded,
     quantised,
+    restore_order,
 )
 from refarch.errors import CompositionError
 
@@ -38,7 +38,7 @@ def _blocks(module: nn.Module) -> bool:
         return False
     dispatcher = Dispatcher.of(module)
     forward = module.forward if dispatcher is None else dispatcher.base
-    _as_loaded(module)
+    restore_order(module)
     with torch.enable_grad():
         x = torch.ones(1, width, dtype=_computes_in(module), device=weight.device)  # type: ignore[union-attr]
         return not forward(x.requires_grad_()).requires_grad
