@@ -66,8 +66,10 @@ TECHNIQUES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tiny-attention": ("bert", "tiny-attention", {}),
 }
 """An adaptation of each way of joining a function to a model: base, technique, options."""
-FEW = ("lora", "prefix-tuning-folded", "bitfit-selection", "core-low-rank", "core-tokens", "core-keys-and-values")
-"""What the archive keeps of the other formats than 2."""
+OLD = ("lora", "prefix-tuning-folded", "bitfit-selection")
+"""What the archive has of format 1, whose code had no techniques of its own."""
+NEXT = ("bitfit-selection", "core-low-rank", "core-tokens", "core-keys-and-values")
+"""What it is to have of formats after 2: small ones."""
 COMPOSITIONS = {
     "route": ("bert", "route(a, b)", "ia3"),
     "fusion": ("bert", "fuse(a, b)", "ia3"),
@@ -88,7 +90,7 @@ def main() -> int:
     _new("data", _data)
     number = adaptation_format()
     for name, write in adaptations().items():
-        if (number == 2 or name in FEW) and (not name.startswith("core-") or hasattr(refarch, "combine")):
+        if number == 2 or name in (OLD if number == 1 else NEXT):
             _item(f"adaptation-{number}/{name}", write)
     if "--adaptations" in sys.argv[1:]:
         return 0
@@ -247,7 +249,7 @@ def _concatenated(folder: Path, base: str, technique: str) -> tuple[str, Any]:
 def _composition(folder: Path, base: str, expression: str, technique: str) -> tuple[str, Any]:
     model = load_base(base)
     for seed, name in enumerate("ab"):
-        _attached(model, technique, 5 + seed, name=name)
+        _attached(model, technique, 5 + seed, name=name, slots=["ffn.hidden"])
     composition = refarch.compose(model, expression, name="together")
     _spread(composition.tree.parameters(), 8)
     composition.save(folder)
