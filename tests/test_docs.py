@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from refarch.plugins import hooks
+from refarch.plugins import HOOKS
 
 ROOT = Path(__file__).parent.parent
 MARKED = re.compile(r"<!-- test -->\n```python\n(.*?)```", re.DOTALL)
@@ -28,11 +28,10 @@ def generated(tmp_path_factory):
 
 def test_every_hook_is_documented_with_its_arguments(generated):
     text = (generated / "hooks.md").read_text()
-    found = [name for name, _ in inspect.getmembers(hooks, inspect.isfunction) if name.startswith("refarch_")]
-    assert len(found) >= 8
-    for name in found:
+    assert len(HOOKS) >= 8
+    for name, hook in HOOKS.items():
         section = text.split(f"## {name}\n")[1].split("\n## ")[0]
-        for argument in inspect.signature(getattr(hooks, name)).parameters:
+        for argument in inspect.signature(hook).parameters:
             assert argument in section
     assert "_generated/hooks.md" in (ROOT / "docs/hooks.md").read_text()
 

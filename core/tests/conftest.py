@@ -1,4 +1,7 @@
-"""Fake plugins for the tests of the loader and of the command line: real metadata and modules in a temporary folder."""
+"""Fake plugins for the tests of the loader and of the command line: real metadata and modules in a temporary folder.
+
+The throwaway functions and model builders of ``helpers`` can be imported by name, as a plugin's function would be.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ import pytest
 
 from refarch.cli import main
 from refarch.plugins import forget_plugins
+
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 TECHNIQUE = """
 from refarch import ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl

@@ -187,7 +187,7 @@ def _spread(parameters: Any, seed: int) -> None:
 
 
 def _base(folder: Path, family: str) -> None:
-    from refarch.testing.tokenizer import tiny_tokenizer
+    from refarch.testing import tiny_tokenizer
 
     tokenizer = tiny_tokenizer()
     if family == "bert":  # on which tasks are run

@@ -13,13 +13,12 @@ from transformers import PreTrainedModel
 from refarch.architecture.expression import Operator, parts as names_of, to_text
 from refarch.composition import files, merge as merging
 from refarch.composition.rules import refuse_impossible
-from refarch.composition.running.build import Builder, names_in
+from refarch.composition.running.build import Builder
 from refarch.composition.running.places import PlaceGroup
 from refarch.composition.running.refusals import refuse_asked_twice, refuse_unreadable
-from refarch.composition.running.rows import CallState, Names, Rows
+from refarch.composition.running.rows import BatchRows, CallState, Names
 from refarch.engine.adaptation.adaptation import Adaptation
 from refarch.engine.adaptation.plan import seeded
-from refarch.engine.bindings.dispatch import Dispatcher
 from refarch.engine.host import selection
 from refarch.engine.host.attachment import Attachment
 from refarch.engine.host.container import Host, Tree, host_of
@@ -69,7 +68,7 @@ class Composition(Attachment):
         self.parts = {label: found[label] for label in names_of(expression)}
         self.resolver = next(iter(self.parts.values())).resolver
         self.call = CallState()
-        self._known: dict[Names, Rows] = {}
+        self._known: dict[Names, BatchRows] = {}
         self.tree = Tree()
         self._refuse_shared(self.parts)
         self._builder = self._built(self.parts)
@@ -114,22 +113,8 @@ class Composition(Attachment):
         for path, module in self._builder.combiners.items():
             self.tree.put(path, module.to(self.model.device).requires_grad_(trainable))
         self.tree.train(self.model.training)
-        for module, carrier in self._builder.carriers:
-            Dispatcher.at(module).add(carrier)
-        for tokens in self._builder.tokens:
-            tokens.attach()
-        for group in self.groups:
-            group.attach()
+        self._builder.attach()
         selection.reorder(self.model, list(self.parts.values()))
-
-    def _stop(self) -> None:
-        """Let the parts run by themselves again."""
-        for group in reversed(self.groups):
-            group.detach()
-        for tokens in self._builder.tokens:
-            tokens.detach()
-        for module, carrier in self._builder.carriers:
-            Dispatcher.there(module).remove(carrier)
 
     def replace(self, name: str, part: Adaptation) -> Adaptation:
         """Put another adaptation of the model in the place of a part, while all others stay as they are.
@@ -162,7 +147,7 @@ class Composition(Attachment):
             if before is not None and _shapes(before) == _shapes(module) and not list(before.buffers()):
                 module.load_state_dict(before.state_dict())
         trainable = any(parameter.requires_grad for parameter in self.tree.parameters())
-        self._stop()
+        self._builder.detach()
         self._known.clear()  # they know where parts were in operators
         self.parts, self._builder = parts, new
         self._start(trainable)
@@ -176,7 +161,7 @@ class Composition(Attachment):
             parts: with its parts; False to leave these attached, one after another in the order of their attachment.
         """
         self.require("attached", "detach")
-        self._stop()
+        self._builder.detach()
         host = host_of(self.model)
         host.compositions.remove(self)
         del host._modules[self.name]
@@ -225,23 +210,12 @@ class Composition(Attachment):
         if names is None:
             self.call.rows = None
             return
-        splits = list(self._builder.members.values())
-        known = set().union(*splits) if splits else set()
-        for wrong in sorted({name for name in names if name is not None} - known):
-            if not splits:
-                raise CompositionError(
-                    f"composition {self.name!r} splits no batch: {to_text(self.expression)}", "compose split(...)"
-                )
-            inside = wrong in names_in(self.expression)
-            reason = "stands in several terms; give each term a label (label=...)" if inside else "is none of its terms"
-            raise CompositionError(f"composition {self.name!r}: {wrong!r} {reason}", did_you_mean(wrong, known))
-        if not names:
-            raise CompositionError("a batch without rows cannot be split")
+        self._builder.check_names(names)
         key = tuple(names)
         if key not in self._known:
             if len(self._known) >= KNOWN:
                 self._known.pop(next(iter(self._known)))
-            self._known[key] = Rows(names)
+            self._known[key] = BatchRows(names)
         self.call.rows = self._known[key]
 
     @contextlib.contextmanager

@@ -13,7 +13,7 @@ from refarch._lazy import lazy, names
 if TYPE_CHECKING:
     from refarch.plugins.command import CommandSpec as CommandSpec
     from refarch.plugins.command_group import command_group as command_group
-    from refarch.plugins.hooks import hookimpl as hookimpl, hookspec as hookspec
+    from refarch.plugins.hooks import HOOKS as HOOKS, hookimpl as hookimpl, hookspec as hookspec
     from refarch.plugins.lookup import configured as configured, locate as locate, resolve_pipeline as resolve_pipeline
     from refarch.plugins.registry import (
         Registry as Registry,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _FROM = {
     "refarch.plugins.command": "CommandSpec",
     "refarch.plugins.command_group": "command_group",
-    "refarch.plugins.hooks": "hookimpl hookspec",
+    "refarch.plugins.hooks": "HOOKS hookimpl hookspec",
     "refarch.plugins.lookup": "configured locate resolve_pipeline",
     "refarch.plugins.registry": "Registry default_registry forget_plugins resolve",
     "refarch.plugins.scan": "GROUPS Found Settings scan",

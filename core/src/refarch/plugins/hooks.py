@@ -5,9 +5,9 @@ The spec hooks return data and must not import torch; the observer hooks are cal
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -97,3 +97,7 @@ def refarch_run_finished(record: RunRecord, folder: Path) -> None:
         record: the record.
         folder: the run's folder.
     """
+
+
+HOOKS: dict[str, Callable[..., Any]] = {name: own for name, own in globals().items() if name.startswith("refarch_")}
+"""All hooks by name."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from refarch.architecture.expression import Fuse, Operator, Route, Split, Stack, Sum, operators
+from refarch.architecture.expression import Fuse, Operator, Route, Split, Stack, Sum, operators, to_text
 from refarch.composition.running.directions import first_direction
 from refarch.composition.running.nodes import Leaf, Node, StackNode, SumNode
 from refarch.composition.running.places import BoundPlace, PlaceGroup, places_of
@@ -16,9 +16,10 @@ from refarch.engine.adaptation.adaptation import Adaptation
 from refarch.engine.bindings.attention.key_value import KeyValueBinding
 from refarch.engine.bindings.call_context import SiteTokens
 from refarch.engine.bindings.carrier import Carrier
+from refarch.engine.bindings.dispatch import Dispatcher
 from refarch.engine.bindings.module import ModuleBinding
 from refarch.engine.bindings.owner import Owner
-from refarch.errors import CompositionError
+from refarch.errors import CompositionError, did_you_mean
 
 
 class Builder:
@@ -65,6 +66,44 @@ class Builder:
             root = self._node(self.expression, place, [])
             assert root is not None
             self.groups.append(PlaceGroup(self.owner, self.call, place, root))
+
+    def attach(self) -> None:
+        """Let run what was built, in the parts' place."""
+        for module, carrier in self.carriers:
+            Dispatcher.at(module).add(carrier)
+        for tokens in self.tokens:
+            tokens.attach()
+        for group in self.groups:
+            group.attach()
+
+    def detach(self) -> None:
+        """Let the parts run by themselves again."""
+        for group in reversed(self.groups):
+            group.detach()
+        for tokens in self.tokens:
+            tokens.detach()
+        for module, carrier in self.carriers:
+            Dispatcher.there(module).remove(carrier)
+
+    def check_names(self, names: Sequence[str | None]) -> None:
+        """Let rows be given to terms of a split alone.
+
+        Raises:
+            CompositionError: there is none of such a name, or several.
+        """
+        splits = list(self.members.values())
+        known = set().union(*splits) if splits else set()
+        for wrong in sorted({name for name in names if name is not None} - known):
+            if not splits:
+                raise CompositionError(
+                    f"composition {self.owner.name!r} splits no batch: {to_text(self.expression)}",
+                    "compose split(...)",
+                )
+            inside = wrong in names_in(self.expression)
+            reason = "stands in several terms; give each term a label (label=...)" if inside else "is none of its terms"
+            raise CompositionError(f"composition {self.owner.name!r}: {wrong!r} {reason}", did_you_mean(wrong, known))
+        if not names:
+            raise CompositionError("a batch without rows cannot be split")
 
     def _node(self, expression: str | Operator, place: BoundPlace, inside: list[Any]) -> Node | None:
         if isinstance(expression, str):

@@ -7,7 +7,7 @@ factors, input side   F(x_b * l_b)
 keys and values       A(q_b, [P_b; K_b], [P'_b; V_b]), shorter ones behind a mask
 ====================  ==================================================
 
-Rows of other parts, and of none, get the neutral element of each.
+BatchRows of other parts, and of none, get the neutral element of each.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refarch.architecture.family import Part
-from refarch.composition.running.nodes import Inner, Leaf, Node
-from refarch.composition.running.rows import ByTerm, Rows
+from refarch.composition.running.nodes import InnerMap, Leaf, Node
+from refarch.composition.running.rows import BatchRows, ByTerm
 from refarch.engine.bindings.attention.call import AttentionCall
 from refarch.engine.bindings.attention.key_value import KeyValueBinding
 from refarch.engine.bindings.module import ModuleBinding
@@ -29,7 +29,7 @@ from refarch.engine.functions.low_rank import LowRank
 from refarch.engine.layers.linear import put_part, take_part
 from refarch.engine.layers.precision import autocasts
 
-By = dict[int, Any]
+ByIndex = dict[int, Any]
 """A binding for each term that has one."""
 
 
@@ -65,7 +65,7 @@ class Gathered:
     """
 
     def __init__(self, terms: Sequence[tuple[int, Node]]) -> None:
-        by_kind: dict[str, dict[str, By]] = {}
+        by_kind: dict[str, dict[str, ByIndex]] = {}
         self.terms: set[int] = set()
         self.parts: dict[str, Part | None] = {}
         for index, node in terms:
@@ -80,7 +80,7 @@ class Gathered:
         self.by_kind = by_kind
         self.kept: dict[tuple[str, str], tuple[Any, tuple[Tensor, ...]]] = {}
 
-    def __call__(self, inner: Inner, x: Any, rows: Rows, together: set[int], groups: ByTerm) -> Tensor:
+    def __call__(self, inner: InnerMap, x: Any, rows: BatchRows, together: set[int], groups: ByTerm) -> Tensor:
         """F(x) with what the terms ``together`` make of it at their rows.
 
         Args:
@@ -104,14 +104,14 @@ class Gathered:
             y = put_part(y, self.parts[part], _times(take_part(y, self.parts[part]), factors, rows))
         return y
 
-    def _of(self, kind: str, together: set[int]) -> list[tuple[str, By]]:
+    def _of(self, kind: str, together: set[int]) -> list[tuple[str, ByIndex]]:
         found = {
             part: {index: by[index] for index in sorted(together) if index in by}
             for part, by in self.by_kind.get(kind, {}).items()
         }
         return [(part, by) for part, by in found.items() if by]
 
-    def _add(self, y: Tensor, x: Tensor, part: str, by: By, rows: Rows, groups: ByTerm) -> Tensor:
+    def _add(self, y: Tensor, x: Tensor, part: str, by: ByIndex, rows: BatchRows, groups: ByTerm) -> Tensor:
         down, up = self._stacked("sum", part, by, rows, groups, _low_rank)  # rows r d_in, rows r d_out
         count = len(rows.names)
         flat = x.reshape(count, -1, x.shape[-1])  # rows n d_in
@@ -123,7 +123,7 @@ class Gathered:
         added = torch.bmm(h, up).to(y.dtype).reshape(own.shape)
         return put_part(y, self.parts[part], own + added)
 
-    def _longer(self, x: AttentionCall, rows: Rows, groups: ByTerm, together: set[int]) -> AttentionCall:
+    def _longer(self, x: AttentionCall, rows: BatchRows, groups: ByTerm, together: set[int]) -> AttentionCall:
         for part, by in self._of("tokens", together):
             keys, values, hidden = self._stacked("tokens", part, by, rows, groups, _tokens)  # rows l width, rows l
             times = x.query.shape[0] // len(rows.names)
@@ -133,7 +133,13 @@ class Gathered:
         return x
 
     def _stacked(
-        self, kind: str, part: str, by: By, rows: Rows, groups: ByTerm, stack: Callable[[list[Any]], tuple[Tensor, ...]]
+        self,
+        kind: str,
+        part: str,
+        by: ByIndex,
+        rows: BatchRows,
+        groups: ByTerm,
+        stack: Callable[[list[Any]], tuple[Tensor, ...]],
     ) -> tuple[Tensor, ...]:
         """The terms' tensors, gathered for the rows. Stacked, they are kept as long as their values stay the same."""
         key = _version(by)
@@ -152,7 +158,7 @@ class Gathered:
         return tuple(tensor.index_select(0, chosen) for tensor in stacked)
 
     @staticmethod
-    def _numbers(by: By, rows: Rows, groups: ByTerm) -> list[int]:
+    def _numbers(by: ByIndex, rows: BatchRows, groups: ByTerm) -> list[int]:
         """For each row which of the bindings is its; the neutral element comes after all of them."""
         places: dict[int | None, int] = {index: place for place, index in enumerate(by)}
         number = [len(by)] * len(rows.names)
@@ -162,7 +168,7 @@ class Gathered:
         return number
 
 
-def _version(by: By) -> tuple[Any, ...] | None:
+def _version(by: ByIndex) -> tuple[Any, ...] | None:
     """What changes whenever a value of the bindings' parameters does; None where gradients or chance are at work."""
     marks: list[Any] = [tuple(by), torch.is_inference_mode_enabled()]
     grad = torch.is_grad_enabled()
@@ -219,7 +225,7 @@ def _tokens(bindings: list[Any]) -> tuple[Tensor, ...]:
     return (*found, hidden)
 
 
-def _times(x: Tensor, factors: Tensor, rows: Rows) -> Tensor:
+def _times(x: Tensor, factors: Tensor, rows: BatchRows) -> Tensor:
     """x: [size, ..., width], factors: [rows, width]."""
     flat = x.reshape(len(rows.names), -1, x.shape[-1])  # rows n width
     return (flat * factors.unsqueeze(1).to(x.dtype)).reshape(x.shape)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from refarch.composition.running.rows import CallState
 from refarch.engine.bindings.carrier import Carrier
-from refarch.engine.bindings.weight_map import changes_weights
+from refarch.engine.bindings.weight_map import Weights, changes_weights
 
-Inner = Callable[[Any], Tensor]
-Weights = tuple[Tensor, Tensor | None]
+InnerMap = Callable[[Any], Tensor]
+"""F, of whatever is read at the place."""
 
 
 class Around(Protocol):
@@ -44,7 +44,7 @@ class Node:
         """Whether any part of it takes part."""
         return True
 
-    def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None = None) -> Tensor:
+    def __call__(self, inner: InnerMap, x: Any, leaf: nn.Module | None = None) -> Tensor:
         """e(F)(x) with F = ``inner``; ``leaf`` as in :class:`~refarch.engine.bindings.seam.Binding`."""
         raise NotImplementedError
 
@@ -100,13 +100,13 @@ class Leaf(Node):
         found = [getattr(binding, "carrier", None) for binding in self.bindings]
         return [carrier for carrier in found if carrier is not None]
 
-    def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None = None) -> Tensor:
+    def __call__(self, inner: InnerMap, x: Any, leaf: nn.Module | None = None) -> Tensor:
         """e(F)(x)."""
         for position, binding in enumerate(self.bindings):
             inner = self._around(binding, inner, self.inside[position], leaf if position == 0 else None)
         return inner(x)
 
-    def _around(self, binding: Any, inner: Inner, inside: list[Any], leaf: nn.Module | None) -> Inner:
+    def _around(self, binding: Any, inner: InnerMap, inside: list[Any], leaf: nn.Module | None) -> InnerMap:
         reads_weight = not isinstance(binding, Carrier) and binding.spec.integration == "transformation"
 
         def run(x: Any) -> Tensor:
@@ -176,7 +176,7 @@ class Several(Node):
 class StackNode(Several):
     """e_n(... e_1(F))."""
 
-    def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None = None) -> Tensor:
+    def __call__(self, inner: InnerMap, x: Any, leaf: nn.Module | None = None) -> Tensor:
         """One after another, the last outermost."""
         for position, (_, node) in enumerate(self.active()):
             inner = _bound(node, inner, leaf if position == 0 else None)
@@ -189,14 +189,14 @@ class StackNode(Several):
         return weight, bias
 
 
-def _bound(node: Node, inner: Inner, leaf: nn.Module | None) -> Inner:
+def _bound(node: Node, inner: InnerMap, leaf: nn.Module | None) -> InnerMap:
     return lambda x: node(inner, x, leaf)
 
 
 class Memo:
     """F, computed once for one x; the terms of an operator all ask for it."""
 
-    def __init__(self, inner: Inner) -> None:
+    def __init__(self, inner: InnerMap) -> None:
         self.inner, self.x = inner, None
         self.y: Tensor | None = None
 
@@ -212,7 +212,7 @@ class Memo:
 class Contributions(Several):
     """An operator that computes with what each term changes, e_i(F)(x) - F(x)."""
 
-    def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None = None) -> Tensor:
+    def __call__(self, inner: InnerMap, x: Any, leaf: nn.Module | None = None) -> Tensor:
         """F(x), changed."""
         memo = Memo(inner)
         y = memo(x)

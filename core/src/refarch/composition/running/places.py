@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refarch.composition.running.nodes import Inner, Leaf, Node, Several, Weights
-from refarch.composition.running.rows import CallState, Rows
+from refarch.composition.running.nodes import InnerMap, Leaf, Node, Several
+from refarch.composition.running.rows import BatchRows, CallState
 from refarch.composition.running.split import SplitNode
 from refarch.engine.adaptation.adaptation import Adaptation
 from refarch.engine.bindings.attention.seam import AttentionSeam
@@ -19,6 +19,7 @@ from refarch.engine.bindings.dispatch import Dispatcher
 from refarch.engine.bindings.inputs import InputsSeam
 from refarch.engine.bindings.owner import Owner
 from refarch.engine.bindings.seam import Seam
+from refarch.engine.bindings.weight_map import Weights
 from refarch.engine.layers.linear import part_rows, widths
 from refarch.engine.slots.site import Site
 
@@ -137,7 +138,7 @@ class PlaceGroup:
         """Whether a binding is one of the parts'."""
         return getattr(binding, "group", None) is self
 
-    def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None) -> Tensor:
+    def __call__(self, inner: InnerMap, x: Any, leaf: nn.Module | None) -> Tensor:
         """The composed map."""
         try:
             return self.root(inner, x, leaf)
@@ -195,7 +196,7 @@ class PlaceGroup:
         return found
 
 
-def _chosen(node: Node, name: str | None, rows: Rows | None) -> list[Leaf]:
+def _chosen(node: Node, name: str | None, rows: BatchRows | None) -> list[Leaf]:
     """The parts at ``inputs`` that are a row's, in order."""
     if isinstance(node, Leaf):
         return [node] if node.enabled else []

@@ -11,11 +11,11 @@ from torch import Tensor
 from refarch.errors import CompositionError
 
 Names = tuple[str | None, ...]
-ByTerm: TypeAlias = "list[tuple[int | None, Rows]]"
-"""Rows by the term of an operator that they belong to; those of no term under None."""
+ByTerm: TypeAlias = "list[tuple[int | None, BatchRows]]"
+"""BatchRows by the term of an operator that they belong to; those of no term under None."""
 
 
-class Rows:
+class BatchRows:
     """The rows that something is computed for, with the name of the part that each is given to.
 
     A call may have more rows than were named: beams and repeated sequences, or a layer that has all tokens in one row.
@@ -51,19 +51,19 @@ class Rows:
             self._groups[key] = found
         return found
 
-    def _some(self, positions: list[int]) -> Rows:
-        some = Rows([self.names[i] for i in positions], [self.places[i] for i in positions], self.total)
+    def _some(self, positions: list[int]) -> BatchRows:
+        some = BatchRows([self.names[i] for i in positions], [self.places[i] for i in positions], self.total)
         some._positions = tuple(positions)
         return some
 
     _positions: tuple[int, ...] = ()
 
-    def positions(self, outer: Rows) -> tuple[int, ...]:
+    def positions(self, outer: BatchRows) -> tuple[int, ...]:
         """Where these rows stand among the group that they were taken from."""
         assert outer.names, "rows are taken from rows"
         return self._positions
 
-    def inside(self, outer: Rows, size: int, device: torch.device) -> Tensor:
+    def inside(self, outer: BatchRows, size: int, device: torch.device) -> Tensor:
         """The indices of these rows among ``size`` rows that belong to the group that they were taken from, [n]."""
         key = (size, device)
         if key not in self._inside:
@@ -98,10 +98,10 @@ class CallState:
     """
 
     def __init__(self) -> None:
-        self.rows: Rows | None = None
+        self.rows: BatchRows | None = None
         self.tasks: tuple[int, ...] | None = None
 
-    def within(self, rows: Rows, work: Callable[[], Tensor]) -> Tensor:
+    def within(self, rows: BatchRows, work: Callable[[], Tensor]) -> Tensor:
         """Compute something for some of the rows."""
         before, self.rows = self.rows, rows
         try:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from refarch.composition.running.gathered import Gathered
-from refarch.composition.running.nodes import Inner, Memo, Node, Several
-from refarch.composition.running.rows import ByTerm, CallState, Rows
+from refarch.composition.running.nodes import InnerMap, Memo, Node, Several
+from refarch.composition.running.rows import BatchRows, ByTerm, CallState
 from refarch.engine.bindings.attention.call import AttentionCall
 from refarch.errors import CompositionError
 
@@ -43,7 +43,7 @@ class SplitNode(Several):
         self.by_term: dict[int | None, Node] = dict(terms)
         self.gathered = Gathered([(index, node) for index, node in terms if index not in alone])
 
-    def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None = None) -> Tensor:
+    def __call__(self, inner: InnerMap, x: Any, leaf: nn.Module | None = None) -> Tensor:
         """Row by row, as the composition was told."""
         rows = self.require(self.state.rows)
         by_term = rows.groups(self.key, self.member)
@@ -55,7 +55,7 @@ class SplitNode(Several):
         return self._mixed(inner, x, rows, by_term, active)
 
     @staticmethod
-    def require(rows: Rows | None) -> Rows:
+    def require(rows: BatchRows | None) -> BatchRows:
         """The rows.
 
         Raises:
@@ -72,7 +72,9 @@ class SplitNode(Several):
         """Why it is no weight."""
         return "which rows are whose is said at each call"
 
-    def _mixed(self, inner: Inner, x: Any, rows: Rows, by_term: ByTerm, active: Mapping[int | None, Node]) -> Tensor:
+    def _mixed(
+        self, inner: InnerMap, x: Any, rows: BatchRows, by_term: ByTerm, active: Mapping[int | None, Node]
+    ) -> Tensor:
         groups = [(active.get(i), i, own) for i, own in by_term]
         like = x.query if isinstance(x, AttentionCall) else x
         size, device = like.shape[0], like.device
@@ -102,7 +104,7 @@ class SplitNode(Several):
 class _Base:
     """F(x) for all rows, computed when it is first asked for."""
 
-    def __init__(self, inner: Inner, x: Any, grouped: Any) -> None:
+    def __init__(self, inner: InnerMap, x: Any, grouped: Any) -> None:
         self.memo, self.x, self.gathered = Memo(inner), x, grouped
         self._full: Tensor | None = None
 

@@ -32,11 +32,11 @@ from refarch.engine.adaptation.adaptation import Adaptation
 from refarch.engine.functions.core_techniques import LOW_RANK
 from refarch.errors import CompositionError
 
-Parts = Mapping[str, Adaptation]
+PartsByName = Mapping[str, Adaptation]
 
 
 @torch.no_grad()
-def make(operator: Operator, parts: Parts, into: TechniqueSpec | None = None) -> WeightResult:
+def make(operator: Operator, parts: PartsByName, into: TechniqueSpec | None = None) -> WeightResult:
     """What a weight operator over parts gives.
 
     Args:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from refarch.engine.bindings.bind import bind
 from refarch.engine.bindings.binding import Binding
 from refarch.engine.checkpoints import provenance, writing
 from refarch.engine.checkpoints.format import Described, Source
+from refarch.engine.functions.core_techniques import HEAD
 from refarch.engine.functions.function import Function, fold
 from refarch.engine.host import selection
 from refarch.engine.host.attachment import Attachment
@@ -27,20 +28,6 @@ from refarch.engine.host.fingerprint import fingerprint
 from refarch.engine.host.merged_weights import keep_merged
 from refarch.engine.slots.resolver import Resolver
 from refarch.errors import CompositionError, SlotError
-
-HEAD = ModuleSpec(
-    name="head",
-    workspace=("head",),
-    insertion="sequential",
-    integration="selection",
-    input_type="weights",
-    adapted="selection",
-    intra="none",
-    inter="fixed",
-    form="linear",
-    parameters=("*",),
-)
-"""The selection that ``train_head`` adds to any technique."""
 
 
 class Adaptation(Attachment):
@@ -248,12 +235,7 @@ class Adaptation(Attachment):
         for binding in reversed(self.bindings):
             binding.detach(self.model)
         selection.release(self.model, self)
-        self._forget()
-
-    def _forget(self, new_base: bool = False) -> None:
-        """Leave the model. ``new_base``: its weights are from now on others than those it was loaded with."""
-        forget(self, new_base)
-        self.state = "detached"
+        forget(self)
 
     # algebra and files ---------------------------------------------------------------------------------------------
 
@@ -295,7 +277,7 @@ class Adaptation(Attachment):
         """Keep the merged weights for good and forget the adaptation; what remains is a plain model."""
         self.require("merged", "commit")
         keep_merged(self)
-        self._forget(new_base=True)
+        forget(self, new_base=True)
 
     def save(self, folder: str | Path, *, for_training: bool = False) -> Path:
         """Save to a folder: tensors as safetensors, everything else as JSON. Overwriting is atomic.
@@ -340,7 +322,7 @@ class Adaptation(Attachment):
 
     def _folded(self) -> dict[str, Tensor]:
         tensors = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("base:")}
-        tree = copy.deepcopy(self.tree)
+        tree = deepcopy(self.tree)
         fold(tree)
         own = [*tree.named_parameters(), *tree.named_buffers()]  # what is shared once, unlike in a state dict
         return tensors | {name: tensor.detach() for name, tensor in own}

@@ -111,6 +111,7 @@ def forget(attachment: Attachment, new_base: bool = False) -> None:
     del host._modules[attachment.name]
     if new_base and not any(other.state == "merged" for other in host.order):
         host.fingerprint = None
+    attachment.state = "detached"
     if not host.order:
         del model._modules[HOST]
         host.give_back(model)
