@@ -15,7 +15,7 @@ from refarch.engine.bindings.dispatch import Dispatcher
 from refarch.engine.bindings.module import ModuleBinding
 from refarch.engine.host.attachment import Attachment
 from refarch.engine.host.merged_weights import NewWeight, not_its_own, write_merged
-from refarch.engine.layers.linear import plain_reason, read_weight
+from refarch.engine.layers.linear import bias_of, plain_reason, read_weight
 
 
 def reasons(owner: Attachment, parts: Mapping[str, Adaptation], groups: Sequence[PlaceGroup]) -> list[str]:
@@ -71,6 +71,6 @@ def merge(owner: Attachment, parts: Mapping[str, Adaptation], groups: Sequence[P
 def _new_weight(group: PlaceGroup) -> NewWeight:
     """What a layer's weight becomes."""
     module = group.place.module
-    bias = getattr(module, "bias", None)
+    bias = bias_of(module)
     weight, bias = group.merged(read_weight(module).float(), None if bias is None else bias.float())
     return NewWeight(group.place.site.address, module, weight, bias)

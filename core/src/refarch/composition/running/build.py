@@ -227,9 +227,9 @@ def _by_rows(inside: list[Any]) -> bool:
         own = item.leaves() if isinstance(item, Node) else item.root.leaves() if isinstance(item, PlaceGroup) else ()
         for binding in [b for leaf in own for b in leaf.bindings] or [item]:
             attends = not isinstance(binding, Carrier) and binding.spec.form == "attention"
-            if attends or getattr(binding, "carrier", None) is not None:
+            if attends or binding.carrier is not None:
                 return False
-            if not isinstance(item, Node) and getattr(binding, "tokens", None) is not None:
+            if not isinstance(item, Node) and binding.tokens is not None:
                 return False
     return True
 

@@ -12,7 +12,7 @@ from refarch.composition.running.places import BoundPlace
 from refarch.engine.bindings.module import ModuleBinding
 from refarch.engine.bindings.weight_map import changes_weights
 from refarch.engine.functions.low_rank import LowRank
-from refarch.engine.layers.linear import matrix
+from refarch.engine.layers.linear import bias_of, matrix
 from refarch.errors import CompositionError
 
 
@@ -59,7 +59,7 @@ def added(node: Node, place: BoundPlace, inside: list[Any]) -> tuple[Tensor, Ten
 
 def effective(place: BoundPlace, inside: list[Any]) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of the map inside a term, float32; the base's own where what is inside is no weight."""
-    weight, bias = matrix(place.module).float(), getattr(place.module, "bias", None)
+    weight, bias = matrix(place.module).float(), bias_of(place.module)
     bias = None if bias is None else bias.float()
     before = [item for item in [*place.before(), *inside] if item.enabled and changes_weights(item)]
     if any(item.weight_reason() for item in before):

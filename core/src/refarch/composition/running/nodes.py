@@ -97,7 +97,7 @@ class Leaf(Node):
 
     def carriers(self) -> list[Carrier]:
         """Those of its bindings."""
-        found = [getattr(binding, "carrier", None) for binding in self.bindings]
+        found = [binding.carrier for binding in self.bindings]
         return [carrier for carrier in found if carrier is not None]
 
     def __call__(self, inner: InnerMap, x: Any, leaf: nn.Module | None = None) -> Tensor:
@@ -112,7 +112,7 @@ class Leaf(Node):
         def run(x: Any) -> Tensor:
             if reads_weight:
                 binding.inside = [*self.place.before(), *inside]
-            tokens, rows = getattr(binding, "tokens", None), self.state.rows
+            tokens, rows = binding.tokens, self.state.rows
             if tokens is not None and rows is not None and len(rows.names) < rows.total:
                 tokens.rows = rows.among
             try:

@@ -134,9 +134,9 @@ class PlaceGroup:
         """Whether the composition and any part of it take part."""
         return self.owner.active and self.root.enabled
 
-    def covers(self, binding: object) -> bool:
+    def covers(self, binding: Any) -> bool:
         """Whether a binding is one of the parts'."""
-        return getattr(binding, "group", None) is self
+        return binding.group is self
 
     def __call__(self, inner: InnerMap, x: Any, leaf: nn.Module | None) -> Tensor:
         """The composed map."""

@@ -14,7 +14,7 @@ from refarch.composition.running.nodes import Contributions, Node
 from refarch.composition.running.rows import CallState
 from refarch.engine.bindings.call_context import SiteTokens
 from refarch.engine.bindings.carrier import Carrier
-from refarch.engine.functions.experts import SPREAD
+from refarch.engine.functions.experts import SPREAD, largest
 from refarch.engine.layers.precision import cast_for
 from refarch.errors import CompositionError
 
@@ -62,22 +62,15 @@ class RouteGate(nn.Module):
             absent = ~self.weight.any(dim=-1)
             scores = scores.abs().masked_fill(absent, -torch.inf)
             if self.spec.top is not None:
-                kept = torch.full_like(scores, -torch.inf)
-                scores = kept.scatter(-1, *_top(scores, self.spec.top))
+                scores = largest(scores, self.spec.top, -torch.inf)
             return scores.softmax(dim=-1)
         return self._chosen(scores.softmax(dim=-1))
 
     def _chosen(self, p: Tensor) -> Tensor:
         if self.spec.top is None:
             return p
-        p = torch.zeros_like(p).scatter(-1, *_top(p, self.spec.top))
+        p = largest(p, self.spec.top)
         return p / p.sum(dim=-1, keepdim=True) if self.spec.renormalise else p
-
-
-def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The indices and values of the largest, as ``scatter`` takes them."""
-    found = scores.topk(count, dim=-1)
-    return found.indices, found.values
 
 
 class RouteNode(Contributions):

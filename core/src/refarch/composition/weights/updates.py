@@ -15,7 +15,7 @@ from refarch.engine.adaptation.adaptation import Adaptation
 from refarch.engine.bindings.module import ModuleBinding
 from refarch.engine.bindings.weight_map import changes_weights
 from refarch.engine.functions.low_rank import LowRank
-from refarch.engine.layers.linear import matrix, take_part
+from refarch.engine.layers.linear import bias_of, matrix, take_part
 from refarch.engine.slots.site import Site
 from refarch.errors import CompositionError
 
@@ -104,7 +104,7 @@ def _at(place: BoundPlace, part: Adaptation) -> Updates:
             up, down = (function.up * scale).float(), function.down.float()
             found[slot_address(binding.site)] = Update(up @ down, None, (up, down))
         return found
-    weight, bias = matrix(place.module).float(), getattr(place.module, "bias", None)
+    weight, bias = matrix(place.module).float(), bias_of(place.module)
     own, own_bias = weight, None if bias is None else bias.float()
     for binding in bindings:
         own, own_bias = binding.merged(own, own_bias)

@@ -14,7 +14,7 @@ from refarch.engine.bindings.module import ModuleBinding
 from refarch.engine.host import selection
 from refarch.engine.host.attachment import Attachment
 from refarch.engine.host.merged_weights import NewWeight, give_back, not_its_own, write_merged
-from refarch.engine.layers.linear import read_weight
+from refarch.engine.layers.linear import bias_of, read_weight
 from refarch.engine.layers.quantised import quantised
 from refarch.errors import CompositionError
 
@@ -116,7 +116,7 @@ def refuse_unmergeable(owner: Attachment, problems: Sequence[str], instead: str)
 
 def _new_weight(module: nn.Module, bindings: Sequence[ModuleBinding]) -> NewWeight:
     """What a layer's weight becomes by its bindings, one after another."""
-    bias = getattr(module, "bias", None)
+    bias = bias_of(module)
     weight, bias = read_weight(module).float(), None if bias is None else bias.float()
     for binding in bindings:
         weight, bias = binding.merged(weight, bias)

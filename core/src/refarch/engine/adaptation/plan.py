@@ -18,7 +18,7 @@ from refarch.engine.functions.experts import mixture
 from refarch.engine.functions.function import Function, SlotShape, own_parameters
 from refarch.engine.functions.gate import GateModule
 from refarch.engine.functions.schedule import Schedule
-from refarch.engine.layers.linear import matrix, take_part, unreadable_reason, widths
+from refarch.engine.layers.linear import bias_of, matrix, take_part, unreadable_reason, widths
 from refarch.engine.slots.resolver import Resolver
 from refarch.engine.slots.site import Site
 from refarch.errors import PluginError, RefarchError, SlotError, SpecError
@@ -141,7 +141,7 @@ def _weight_so_far(site: Site) -> Tensor:
     before: list[Any] = [b for b in dispatcher.running if b.enabled and changes_weights(b)] if dispatcher else []
     if not before or unreadable_reason(site.end.module) or any(binding.weight_reason() for binding in before):
         return site.shape.weight()
-    weight, bias = matrix(site.end.module), getattr(site.end.module, "bias", None)
+    weight, bias = matrix(site.end.module), bias_of(site.end.module)
     for binding in before:
         weight, bias = binding.merged(weight, bias)
     return take_part(weight, site.end.part, 0).to(torch.float32, copy=True)

@@ -11,6 +11,9 @@ from refarch.engine.bindings.seam import Inner
 class Carrier:
     """Hands what a sublayer reads from its first leaf to its last one, within one forward pass of the layer."""
 
+    carrier = tokens = None
+    """What bindings need and a carrier does not."""
+
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self.held: Tensor | None = None

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from refarch.engine.bindings.dispatch import Dispatcher
+from refarch.engine.layers.linear import bias_of
 from refarch.engine.layers.quantised import (
     quantised,
     restore_order,
@@ -47,7 +48,7 @@ def _blocks(module: nn.Module) -> bool:
 def _computes_in(module: nn.Module) -> torch.dtype:
     """The dtype of what a quantised layer reads: of its bias (which bitsandbytes would convert in place) or weight."""
     state = getattr(module.weight, "quant_state", None)
-    for held in (getattr(module, "bias", None), state, module.weight):
+    for held in (bias_of(module), state, module.weight):
         dtype = getattr(held, "dtype", None)
         if isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1:
             return dtype

@@ -34,7 +34,7 @@ from refarch.engine.bindings.weight_map import WeightMap, changes_weights
 from refarch.engine.functions.function import Function
 from refarch.engine.functions.gate import GateModule
 from refarch.engine.functions.low_rank import LowRank, can_fuse
-from refarch.engine.layers.linear import matrix, plain_reason, put_part, take_part
+from refarch.engine.layers.linear import bias_of, matrix, plain_reason, put_part, take_part
 from refarch.engine.layers.precision import autocasts, cast_for
 from refarch.engine.slots.site import Site
 
@@ -154,7 +154,7 @@ class ModuleBinding(Binding):
     # weights -------------------------------------------------------------------------------------------------------
 
     def _inner_bias(self, in_memory: bool) -> Tensor | None:
-        bias = getattr(self.site.end.module, "bias", None)
+        bias = bias_of(self.site.end.module)
         return bias if not self._inner() else self.effective(in_memory)[1]
 
     def _inner(self) -> list[Any]:
@@ -173,7 +173,7 @@ class ModuleBinding(Binding):
             CompositionError: something inside is no linear map of what the layer reads.
         """
         module = self.site.end.module
-        weight, bias = matrix(module, in_memory), getattr(module, "bias", None)
+        weight, bias = matrix(module, in_memory), bias_of(module)
         for binding in self._inner():
             weight, bias = binding.merged(weight, bias)
         return weight, bias

@@ -56,11 +56,16 @@ class RouterModule(nn.Module):
             scores = F.linear(x, self.weight)  # ... n
         p = scores.float().softmax(dim=-1)
         if self.top is not None:
-            chosen = torch.zeros_like(p).scatter(-1, p.topk(self.top, dim=-1).indices, 1.0)
-            p = p * chosen
+            p = largest(p, self.top)
             if self.renormalise:
                 p = p / p.sum(dim=-1, keepdim=True)
         return p.to(scores.dtype)
+
+
+def largest(scores: Tensor, count: int, rest: float = 0.0) -> Tensor:
+    """scores: [..., n], of which the ``count`` largest stay; the others become ``rest``."""
+    found = scores.topk(count, dim=-1)
+    return torch.full_like(scores, rest).scatter(-1, found.indices, found.values)
 
 
 class Routed(Function):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from refarch.engine.host.attachment import Attachment
 from refarch.engine.host.selection import HOST, selected
-from refarch.engine.layers.linear import read_weight, write_weight
+from refarch.engine.layers.linear import bias_of, read_weight, write_weight
 from refarch.errors import CompositionError
 
 
@@ -80,7 +80,7 @@ def write_merged(owner: Attachment, new: Sequence[NewWeight]) -> Merged:
             raise CompositionError(f"{address}: the merged weight is not finite; nothing was changed")
     kept = []
     for _, module, weight, bias in new:
-        before = getattr(module, "bias", None)
+        before = bias_of(module)
         kept.append((module, read_weight(module).clone(), None if before is None else before.clone()))
         write_weight(module, weight, bias)
     merged = Merged(kept)

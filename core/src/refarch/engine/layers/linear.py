@@ -28,6 +28,12 @@ def widths(module: nn.Module) -> tuple[int, int]:
     raise SlotError(f"the width of a {type(module).__name__} cannot be read", "is the family's table right?")
 
 
+def bias_of(module: nn.Module) -> Tensor | None:
+    """The bias of a layer, [d_out]; None if it has none."""
+    found: Tensor | None = getattr(module, "bias", None)
+    return found
+
+
 def plain_reason(module: nn.Module, in_memory: bool = True) -> str:
     """Why the weight of ``module`` cannot be read or written as a plain matrix; empty if it can.
 
@@ -129,6 +135,6 @@ def write_weight(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None
     """Write a [d_out, d_in] weight and a bias [d_out] into the layer's own parameters, in place."""
     target = read_weight(module)
     target.copy_(weight)
-    own = getattr(module, "bias", None)
+    own = bias_of(module)
     if own is not None and bias is not None:
         own.copy_(bias)

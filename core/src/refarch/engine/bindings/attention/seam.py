@@ -29,6 +29,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from refarch.engine.bindings.attention.call import AttentionCall, explicit_mask
+from refarch.engine.bindings.binding import Binding
 from refarch.engine.bindings.hooks import find_cache
 from refarch.engine.bindings.seam import Seam
 from refarch.errors import CompositionError, SlotError
@@ -113,7 +114,7 @@ def _composed(call: AttentionCall, running: list[Any]) -> Any:
 
     inner: Any = plain
     for item in running:
-        if item.enabled and getattr(item, "spec", None) is not None and item.spec.form == "attention":
+        if isinstance(item, Binding) and item.spec.form == "attention":
             continue  # it joins where the sublayer ends
         if item.enabled:
             inner = functools.partial(item, inner, leaf=None)
