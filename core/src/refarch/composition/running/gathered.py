@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refarch.architecture.family import Part
+from refarch.architecture.family import FusedPart
 from refarch.composition.running.nodes import Inner, Leaf, Node
 from refarch.composition.running.rows import Rows
 from refarch.engine.bindings.attention.call import States
@@ -70,7 +70,7 @@ class Grouped:
     def __init__(self, terms: Sequence[tuple[int, Node]]) -> None:
         by_kind: dict[str, dict[str, By]] = {}
         self.terms: set[int] = set()
-        self.parts: dict[str, Part | None] = {}
+        self.parts: dict[str, FusedPart | None] = {}
         for index, node in terms:
             kind = _kind(node)
             if not kind or (kind == "tokens" and len(node.leaves()[0].bindings) > 1):
