@@ -2,7 +2,7 @@
 
 Until the core had rooms and faces, each of its files could be imported from outside. A module that is gone is made
 anew, thin, when it is imported; one that is still there and lost names, or files beside it, finds those. Which name is
-where is data (:mod:`refarch._moved_names`); ``tests/test_moved.py`` holds it against all names that there were.
+where is data (:mod:`refarch._moved_names`); ``core/tests/test_moved.py`` holds it against all names that there were.
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@ MOVED: dict[str, dict[str, str]] = {
     "refarch.architecture.base": {
         "refarch.architecture.spec": "CONTRACT PlainData PlainValue S Spec as_tuples explain",
     },
+    "refarch.architecture.expression": {
+        "refarch.architecture.expression": "By=RoutedBy Node=AnyOperator",
+    },
     "refarch.architecture.family": {
         "refarch.architecture.family": "Part=FusedPart",
     },

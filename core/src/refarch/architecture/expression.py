@@ -33,7 +33,7 @@ from refarch.errors import SpecError, did_you_mean
 
 PartName = Annotated[str, StringConstraints(pattern=rf"^{PART}$")]
 """The name of an adaptation: letters, digits, hyphens, underscores."""
-By = Literal["token", "example", "task"]
+RoutedBy = Literal["token", "example", "task"]
 Density = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -115,7 +115,7 @@ class Route(_Unweighted):
     """
 
     op: Literal["route"] = "route"
-    by: By = "token"
+    by: RoutedBy = "token"
     gate: Literal["learned", "arrow"] = "learned"
     top: int | None = Field(default=None, ge=1)
     """How many parts act on an input; all when left out."""
@@ -215,7 +215,7 @@ OPERATORS: dict[str, type[Operator]] = {cls.model_fields["op"].default: cls for 
 OPTIONS = {op: tuple(name for name in cls.model_fields if name not in ("op", "terms")) for op, cls in OPERATORS.items()}
 """What each of them takes beside its terms."""
 
-Node = Annotated[
+AnyOperator = Annotated[
     Union[Stack, Sum, Route, Fuse, Split, Average, Linear, Ties, Dare, Svd, Concat],  # noqa: UP007
     Field(discriminator="op"),
 ]
@@ -238,7 +238,7 @@ def _read(value: Any) -> Any:
         raise explain(error, OPERATORS[op], f"{op}(...)") from None
 
 
-Expression = Annotated[Union[PartName, Node], BeforeValidator(_read)]  # noqa: UP007
+Expression = Annotated[Union[PartName, AnyOperator], BeforeValidator(_read)]  # noqa: UP007
 """A part's name, or an operator."""
 
 

@@ -8,7 +8,7 @@ engine's part is the attention itself, once for all of them:
 over the tokens that the base's own attention sees there, with the mask that it gets there: causal, padding, a sliding
 window; position biases are the base's own affair. The mask is noted where the base attends, before a prefix makes it
 longer, and is used where the sublayer ends. While generating with a cache, the keys and values of earlier tokens come
-from there (:mod:`refarch.engine.cache`). So a function knows no backbone, no mask and no cache.
+from there (:mod:`~refarch.engine.bindings.attention.own_cache`). So a function knows no backbone, no mask and no cache.
 """
 
 from __future__ import annotations
