@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import refarch
-from refarch.architecture.family import Part
+from refarch.architecture.family import FusedPart
 from refarch.engine.layers.linear import part_rows, put_part, take_part
 from refarch.errors import SlotError
 from refarch.testing.models import all_tiny, outputs
@@ -31,7 +31,7 @@ FUSED: dict[str, tuple[str, list[int], list[int]]] = {
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 3), st.integers(1, 3), st.data())
 def test_a_part_is_an_index_of_features(shares: list[int], groups: int, unit: int, data: st.DataObject) -> None:
     run = unit * sum(shares)
-    part = Part(data.draw(st.integers(0, len(shares) - 1)), tuple(shares), groups)
+    part = FusedPart(data.draw(st.integers(0, len(shares) - 1)), tuple(shares), groups)
     begin = unit * sum(shares[: part.number])
     rows = [run * group + begin + i for group in range(groups) for i in range(unit * shares[part.number])]
     assert part_rows(groups * run, part).tolist() == rows and part.width(groups * run) == len(rows)
@@ -46,7 +46,7 @@ def test_a_part_is_an_index_of_features(shares: list[int], groups: int, unit: in
 
 def test_a_width_that_does_not_divide() -> None:
     with pytest.raises(ValueError, match="50 features do not divide"):
-        Part(0, (1, 1, 1), 4).width(50)
+        FusedPart(0, (1, 1, 1), 4).width(50)
 
 
 @pytest.mark.parametrize("family", FUSED)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refarch.architecture.family import Part
+from refarch.architecture.family import FusedPart
 from refarch.composition.running.nodes import InnerMap, Leaf, Node
 from refarch.composition.running.rows import BatchRows, ByTerm
 from refarch.engine.bindings.attention.call import AttentionCall
@@ -67,7 +67,7 @@ class Gathered:
     def __init__(self, terms: Sequence[tuple[int, Node]]) -> None:
         by_kind: dict[str, dict[str, ByIndex]] = {}
         self.terms: set[int] = set()
-        self.parts: dict[str, Part | None] = {}
+        self.parts: dict[str, FusedPart | None] = {}
         for index, node in terms:
             kind = _kind(node)
             if not kind or (kind == "tokens" and len(node.leaves()[0].bindings) > 1):

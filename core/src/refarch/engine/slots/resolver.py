@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from refarch.architecture import FamilySpec, Layers, SlotRef, StackTable, parse_entry
-from refarch.architecture.family import Part, parse_head
+from refarch.architecture.family import FusedPart, parse_head
 from refarch.architecture.slots import SLOTS
 from refarch.engine.functions.function import SlotShape
 from refarch.engine.layers.linear import matrix, take_part, widths
@@ -326,7 +326,7 @@ class Resolver:
 
 def _shared(sites: list[Site]) -> list[str]:
     """Where one module would be adapted several times over, because it serves several of the chosen layers."""
-    by_module: dict[tuple[int, Part | None], list[str]] = {}
+    by_module: dict[tuple[int, FusedPart | None], list[str]] = {}
     for site in sites:
         by_module.setdefault((id(site.end.module), site.end.part), []).append(site.address)
     return [

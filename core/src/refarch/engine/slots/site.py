@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from refarch.architecture import SlotRef, StackTable
-from refarch.architecture.family import Part
+from refarch.architecture.family import FusedPart
 from refarch.engine.functions.function import SlotShape
 
 
@@ -17,7 +17,7 @@ class Place:
 
     path: str
     module: nn.Module
-    part: Part | None = None
+    part: FusedPart | None = None
 
 
 @dataclass
