@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib.metadata import version
 
 import pytest
 
@@ -41,6 +42,16 @@ def test_a_run_on_the_command_line_binds_each_technique_once(folder, tmp_path, b
     data = ["--set", f"task.train={folder / 'data.csv'}", "--set", "training.max_steps=1"]
     assert main(["run", *flags, *data, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr().err
     assert bound == ["lora"]
+
+
+def test_nobody_asks_where_a_technique_is_from_that_was_just_taken_from_there(folder, pipeline, monkeypatch):
+    def asked(*_):
+        raise AssertionError("the registry knows")
+
+    spec = PipelineSpec.parse(pipeline(folder))
+    monkeypatch.setattr("refarch.engine.checkpoints.provenance.source", asked)
+    found = assemble(spec).adaptations[0].source
+    assert (found.distribution, found.version) == ("refarch-lora", version("refarch-lora"))
 
 
 def test_what_is_looked_up_is_taken_as_it_is(folder, pipeline, tmp_path, bound):

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refarch.architecture import Formulation, PipelineSpec, Seeds, TaskSpec
-from refarch.engine import Adaptation
+from refarch.engine import Adaptation, Source
 from refarch.engine.adaptation.attach import attach
 from refarch.engine.adaptation.load import start_from
 from refarch.errors import UsageError
@@ -68,9 +68,16 @@ def _attached(
     """The techniques on the model, one after another; a new head trains with the first of them."""
     found: list[Adaptation] = []
     for named in pipeline.techniques:
-        train_head = new_head and not found and not named.technique.selects_head
         found.append(
-            attach(model, named.technique, name=named.label, seed=seed, train_head=train_head, registry=registry)
+            attach(
+                model,
+                named.technique,
+                name=named.label,
+                seed=seed,
+                train_head=new_head and not found and not named.technique.selects_head,
+                registry=registry,
+                _source=Source(distribution=named.source.distribution, version=named.source.version),
+            )
         )
         if named.start is not None:
             start_from(found[-1], Path(named.start))

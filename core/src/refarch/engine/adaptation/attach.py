@@ -37,6 +37,7 @@ def attach(
     dtype: torch.dtype | None = None,
     family: FamilySpec | None = None,
     registry: Registry | None = None,
+    _source: Source | None = None,
     **options: Any,
 ) -> Adaptation | tuple[Adaptation, ...]:
     """Attach a technique to a transformers model, which stays what it is; its base parameters are frozen.
@@ -80,7 +81,7 @@ def attach(
                 adaptation.detach()
             raise
         return tuple(done)
-    configured, source = _configured(technique, options, registry)
+    configured, source = _configured(technique, options, registry, _source)
     resolver = Resolver(model, family or _family(model, registry))
     label = _label(model, name, configured.name)
     plan = planning.build(resolver, configured, seed, dtype, _device(model))
@@ -91,7 +92,7 @@ def attach(
 
 
 def _configured(
-    technique: Technique, options: dict[str, Any], registry: Registry | None
+    technique: Technique, options: dict[str, Any], registry: Registry | None, known: Source | None
 ) -> tuple[ConfiguredTechnique, Source]:
     if isinstance(technique, str):
         registry = registry or default_registry()
@@ -102,7 +103,7 @@ def _configured(
         return technique.configure(options), Source()
     if options:
         raise SpecError(f"technique {technique.name!r} has its options decided; {sorted(options)} come too late")
-    return technique, origin.source(technique, registry or default_registry())
+    return technique, known or origin.source(technique, registry or default_registry())
 
 
 def _family(model: PreTrainedModel, registry: Registry | None) -> FamilySpec:
