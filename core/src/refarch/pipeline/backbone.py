@@ -59,13 +59,13 @@ def load_backbone(
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    limit = _positions(model)
+    limit = position_limit(model)
     if limit is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     return model, tokenizer
 
 
-def _positions(model: PreTrainedModel) -> int | None:
+def position_limit(model: PreTrainedModel) -> int | None:
     """How many tokens a model with a table of positions can read, which not every tokenizer says; None without one.
 
     The table is the embedding, not of tokens, that has as many rows as the configuration has positions, beside those

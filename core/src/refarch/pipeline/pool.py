@@ -27,7 +27,8 @@ from refarch.engine import adaptations
 from refarch.engine.layers.quantised import inner_tensors
 from refarch.pipeline.backbone import backbone_kind, load_backbone
 from refarch.pipeline.seeding import seeds
-from refarch.plugins import Registry, ResolvedPipeline, look_up, resolve
+from refarch.plugins import Registry, ResolvedPipeline, look_up
+from refarch.tasks.making import make_task
 from refarch.tasks.task import Data, Task
 
 logger = logging.getLogger(__name__)
@@ -121,8 +122,7 @@ class Pool:
     def _task(self, choice: TaskChoice, spec: TaskSpec, formulation: Formulation, seed: int) -> Task:
         key = f"{choice.to_json(indent=None)} {formulation.name} {seed}"
         if key not in self._read:
-            task: Task = resolve(spec.implementation)(**choice.options)
-            task.formulation, task.metric = formulation.name, spec.metric
+            task = make_task(spec, choice.options, formulation.name)
             task.read(seed)
             self._read[key] = task
             _shorten(self._read, self.tasks)

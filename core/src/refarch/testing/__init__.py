@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         randomise as randomise,
     )
     from refarch.testing.checks import CHECKS as CHECKS
+    from refarch.testing.checks.generation import ahead_reason as ahead_reason
     from refarch.testing.light import expect_light as expect_light
     from refarch.testing.models import (
         Batch as Batch,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
         primary as primary,
         spread as spread,
     )
-    from refarch.testing.probes import PROBES as PROBES
+    from refarch.testing.probes import ADAPTER as ADAPTER, PARALLEL as PARALLEL, PROBES as PROBES
     from refarch.testing.report import (
         Report as Report,
         Result as Result,
@@ -45,10 +46,11 @@ _FROM = {
     "refarch.testing.task": "TaskConformance",
     "refarch.testing.technique": "TechniqueConformance",
     "refarch.testing.checks": "CHECKS",
+    "refarch.testing.checks.generation": "ahead_reason",
     "refarch.testing.case": "Case NotApplicable Snapshot randomise",
     "refarch.testing.light": "expect_light",
     "refarch.testing.models": "Batch Tiny all_tiny outputs primary spread",
-    "refarch.testing.probes": "PROBES",
+    "refarch.testing.probes": "ADAPTER PARALLEL PROBES",
     "refarch.testing.report": "Report Result run_backbone_checks run_checks run_task_checks",
     "refarch.testing.tokenizer": "tiny_tokenizer",
 }
