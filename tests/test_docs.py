@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from refarch.plugins import HOOKS
+from refarch.plugins import HOOK_SPECIFICATIONS
 
 ROOT = Path(__file__).parent.parent
 MARKED = re.compile(r"<!-- test -->\n```python\n(.*?)```", re.DOTALL)
@@ -28,8 +28,8 @@ def generated(tmp_path_factory):
 
 def test_every_hook_is_documented_with_its_arguments(generated):
     text = (generated / "hooks.md").read_text()
-    assert len(HOOKS) >= 8
-    for name, hook in HOOKS.items():
+    assert len(HOOK_SPECIFICATIONS) >= 8
+    for name, hook in HOOK_SPECIFICATIONS.items():
         section = text.split(f"## {name}\n")[1].split("\n## ")[0]
         for argument in inspect.signature(hook).parameters:
             assert argument in section

@@ -1,12 +1,12 @@
-"""A run cuts texts at what the model can read, whatever its tokenizer says."""
+"""A model with a table of positions reads no more tokens than that has."""
 
 from transformers import AutoTokenizer
 
+from refarch import PipelineSpec
+from refarch.pipeline import run
+
 
 def test_texts_that_the_tokenizer_would_let_pass_are_cut(folder, pipeline, tmp_path, capsys) -> None:
-    from refarch import PipelineSpec
-    from refarch.pipeline import run
-
     assert AutoTokenizer.from_pretrained(folder / "model").model_max_length > 10**6
     rows = (folder / "data.csv").read_text().splitlines()
     rows[-20:] = [f"{'good ' * 100}{number},pos" for number in range(20)]

@@ -1,4 +1,4 @@
-"""What a pool gives is what loading gives."""
+"""A new head of a shared backbone has the values that loading gives it."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import transformers
 
 from refarch import default_registry
 from refarch.architecture import BackboneChoice
-from refarch.pipeline import load_backbone
+from refarch.pipeline.backbone import load_backbone
 from refarch.pipeline.pool import _renew
 from refarch.testing import all_tiny, tiny_tokenizer
 

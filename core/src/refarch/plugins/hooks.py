@@ -22,11 +22,19 @@ if TYPE_CHECKING:
         TechniqueSpec,
     )
     from refarch.plugins.command import CommandSpec
+    from refarch.plugins.scan import Kind
 
 PROJECT = "refarch"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 """Marks a plugin's function as the implementation of the hook of its name."""
+HOOKS: dict[Kind, str] = {
+    "technique": "refarch_techniques",
+    "backbone": "refarch_backbones",
+    "task": "refarch_tasks",
+    "command": "refarch_commands",
+}
+"""The hook that gives the specs of a kind of plugin; an observer has none."""
 
 
 @hookspec
@@ -99,5 +107,7 @@ def refarch_run_finished(record: RunRecord, folder: Path) -> None:
     """
 
 
-HOOKS: dict[str, Callable[..., Any]] = {name: own for name, own in globals().items() if name.startswith("refarch_")}
+HOOK_SPECIFICATIONS: dict[str, Callable[..., Any]] = {
+    name: own for name, own in globals().items() if name.startswith("refarch_")
+}
 """All hooks by name."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         mean_loss as mean_loss,
     )
     from refarch.tasks.json_text import not_json as not_json, refuse_halves as refuse_halves
+    from refarch.tasks.making import make_task as make_task
     from refarch.tasks.prompts import (
         IGNORED as IGNORED,
         TEXT_KINDS as TEXT_KINDS,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 _FROM = {
     "refarch.tasks.task": "Data Question Rows Task",
     "refarch.tasks.tables": "Table read_bytes read_rows read_text",
+    "refarch.tasks.making": "make_task",
     "refarch.tasks.json_text": "not_json refuse_halves",
     "refarch.tasks.sources": "Source load_dataset read_source require_unique shown text_of",
     "refarch.tasks.splits": "Items Selectable make_splits parted",

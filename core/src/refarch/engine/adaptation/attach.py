@@ -38,6 +38,7 @@ def attach(
     dtype: torch.dtype | None = None,
     family: FamilySpec | None = None,
     registry: Registry | None = None,
+    _source: Source | None = None,
     **options: Any,
 ) -> Adaptation | tuple[Adaptation, ...]:
     """Attach a technique to a transformers model, which stays what it is; its base parameters are frozen.
@@ -79,7 +80,7 @@ def attach(
                 undo.callback(done[-1].detach)
             undo.pop_all()
         return tuple(done)
-    configured, source = _configured(technique, options, registry)
+    configured, source = _configured(technique, options, registry, _source)
     resolver = Resolver(model, family or family_of(model, registry))
     label = label_for(model, name, configured.name)
     plan = planning.build(resolver, configured, seed, dtype, device_of(model))
@@ -90,7 +91,7 @@ def attach(
 
 
 def _configured(
-    technique: Technique, options: dict[str, Any], registry: Registry | None
+    technique: Technique, options: dict[str, Any], registry: Registry | None, known: Source | None
 ) -> tuple[ConfiguredTechnique, Source]:
     if isinstance(technique, str):
         registry = registry or default_registry()
@@ -101,7 +102,7 @@ def _configured(
         return technique.configure(options), Source()
     if options:
         raise SpecError(f"technique {technique.name!r} has its options decided; {sorted(options)} come too late")
-    return technique, provenance.source(technique, registry or default_registry())
+    return technique, known or provenance.source(technique, registry or default_registry())
 
 
 def family_of(model: PreTrainedModel, registry: Registry | None) -> FamilySpec:

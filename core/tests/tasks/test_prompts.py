@@ -15,7 +15,6 @@ from refarch.tasks.prompts import (
     TEXT_KINDS,
     PairCollator,
     check_template,
-    encode_pair,
     encode_pairs,
     end_token,
     fill,
@@ -46,6 +45,11 @@ def trained(template=None, bos=False, **special):
     return PreTrainedTokenizerFast(tokenizer_object=core, **{"eos_token": "</s>", "pad_token": "<pad>", **special})
 
 
+def encoded(tokenizer, prompt, target, *lengths, **settings):
+    """The features of one pair."""
+    return encode_pairs(tokenizer, [prompt], [target], *lengths, **settings)[0]
+
+
 GPT, LLAMA, T5 = trained(), trained("<s> $A", bos_token="<s>"), trained("$A </s>")
 BART = trained("<s> $A </s>", bos_token="<s>")
 
@@ -56,7 +60,7 @@ def test_each_text_formulation_has_its_kind():
 
 @pytest.mark.parametrize("tokenizer", [GPT, LLAMA])
 def test_a_decoder_reads_prompt_and_target_and_learns_the_target_and_its_end(tokenizer):
-    row = encode_pair(tokenizer, PROMPT, TARGET, "decoder", 64)
+    row = encoded(tokenizer, PROMPT, TARGET, "decoder", 64)
     prompt = tokenizer(PROMPT.rstrip())["input_ids"]
     target = tokenizer.encode(" " + TARGET, add_special_tokens=False)
     assert row["input_ids"] == [*prompt, *target, 2]
@@ -68,7 +72,7 @@ def test_a_decoder_reads_prompt_and_target_and_learns_the_target_and_its_end(tok
 
 @pytest.mark.parametrize("tokenizer", [T5, BART])
 def test_an_encoder_decoder_reads_the_prompt_and_writes_the_target(tokenizer):
-    row = encode_pair(tokenizer, PROMPT, TARGET, "encoder-decoder", 64)
+    row = encoded(tokenizer, PROMPT, TARGET, "encoder-decoder", 64)
     assert row["input_ids"] == tokenizer(PROMPT)["input_ids"]
     assert row["labels"] == tokenizer(text_target=TARGET)["input_ids"]
     assert row["labels"][-1] == 2
@@ -81,24 +85,24 @@ def test_a_prompt_is_the_same_whatever_its_target(tokenizer):
     for prompt in ("answer: t", "answer:", "answer: ", "where  ", "answer:\n"):
         alone = tokenizer(prompt.rstrip(" "))["input_ids"]
         for target in ("he mat", "on", "", " on"):
-            row = encode_pair(tokenizer, prompt, target, "decoder", 64)
+            row = encoded(tokenizer, prompt, target, "decoder", 64)
             assert pair_of(row, "decoder").prompt == alone
             assert tokenizer.decode(row["input_ids"], skip_special_tokens=True) == prompt + target
             assert row["labels"][-1] == 2
     joined = tokenizer.encode("answer: the mat", add_special_tokens=False)
-    assert encode_pair(tokenizer, "answer: t", "he mat", "decoder", 64)["input_ids"][-len(joined) - 1 : -1] != joined
+    assert encoded(tokenizer, "answer: t", "he mat", "decoder", 64)["input_ids"][-len(joined) - 1 : -1] != joined
 
 
 def test_no_end_token_and_no_special_ones():
-    row = encode_pair(LLAMA, "<s>" + PROMPT, TARGET, "decoder", 64, special=False, end=False)
+    row = encoded(LLAMA, "<s>" + PROMPT, TARGET, "decoder", 64, special=False, end=False)
     assert row["input_ids"] == LLAMA("<s>" + PROMPT + TARGET, add_special_tokens=False)["input_ids"]
-    assert encode_pair(T5, PROMPT, TARGET, "encoder-decoder", 64, end=False)["labels"][-1] != 2
-    assert encode_pair(T5, PROMPT, TARGET, "encoder-decoder", 64, special=False)["input_ids"][-1] != 2
+    assert encoded(T5, PROMPT, TARGET, "encoder-decoder", 64, end=False)["labels"][-1] != 2
+    assert encoded(T5, PROMPT, TARGET, "encoder-decoder", 64, special=False)["input_ids"][-1] != 2
 
 
 def test_an_empty_prompt_starts_from_a_special_token():
-    assert pair_of(encode_pair(GPT, "", TARGET, "decoder", 64), "decoder").prompt == [2]
-    assert pair_of(encode_pair(LLAMA, "", TARGET, "decoder", 64), "decoder").prompt == [1]
+    assert pair_of(encoded(GPT, "", TARGET, "decoder", 64), "decoder").prompt == [2]
+    assert pair_of(encoded(LLAMA, "", TARGET, "decoder", 64), "decoder").prompt == [1]
 
 
 def test_long_prompts_and_targets_are_cut_and_the_log_says_how_many(caplog):
@@ -113,9 +117,9 @@ def test_long_prompts_and_targets_are_cut_and_the_log_says_how_many(caplog):
     assert len(rows[0]["input_ids"]) == 20
     assert target[-1] == 2
     assert target[:-1] == LLAMA.encode(words + words, add_special_tokens=False)[len(whole) - 1 :][:7]
-    right = pair_of(encode_pair(LLAMA, words, "b", "decoder", 20, 8, cut="right"), "decoder")
+    right = pair_of(encoded(LLAMA, words, "b", "decoder", 20, 8, cut="right"), "decoder")
     assert right.prompt == whole[:12]
-    row = encode_pair(T5, words, words, "encoder-decoder", 20, 8)
+    row = encoded(T5, words, words, "encoder-decoder", 20, 8)
     assert row["input_ids"] == [*T5(words)["input_ids"][:19], 2]
     assert row["labels"] == [*T5(words)["input_ids"][:7], 2]
 
@@ -124,20 +128,20 @@ def test_a_decoders_prompt_has_the_same_room_whatever_its_target():
     words = " ".join(f"w{i}" for i in range(40))
     rows = encode_pairs(GPT, [words] * 3, ["", "on the mat", words], "decoder", 24, 6)
     assert len({tuple(pair_of(row, "decoder").prompt) for row in rows}) == 1
-    whole = encode_pair(GPT, words, "on the mat", "decoder", 24)
+    whole = encoded(GPT, words, "on the mat", "decoder", 24)
     assert len(whole["input_ids"]) == 24  # without max_target the prompt gets all that the target leaves
 
 
 def test_the_tokenizers_own_limit_counts():
     short = trained(model_max_length=10)
-    assert len(encode_pair(short, TEXT[0], "on", "decoder", 64)["input_ids"]) == 10
+    assert len(encoded(short, TEXT[0], "on", "decoder", 64)["input_ids"]) == 10
 
 
 def test_no_room_and_no_end_are_errors():
     with pytest.raises(UsageError, match=r"8 tokens leave no room[\s\S]*max_length"):
-        encode_pair(GPT, PROMPT, TARGET, "decoder", 8, 8)
+        encoded(GPT, PROMPT, TARGET, "decoder", 8, 8)
     with pytest.raises(DataError, match=r"no end-of-text token[\s\S]*eos_token"):
-        encode_pair(trained(eos_token=None), PROMPT, TARGET, "decoder", 64)
+        encoded(trained(eos_token=None), PROMPT, TARGET, "decoder", 64)
     assert end_token(trained(eos_token=None, sep_token="<s>")) == 1
     assert encode_pairs(GPT, [], [], "decoder", 8) == []
 
