@@ -22,7 +22,8 @@ MOVED: dict[str, dict[str, str]] = {
     },
     "refarch.cli.building": {
         "refarch.cli.pipeline_file": "CHOICE_FIELDS FORM apply build",
-        "refarch.yaml_text": "Loader parse_yaml read_file",
+        "refarch.pipeline": "parse_yaml",
+        "refarch.yaml_text": "Loader read_file",
     },
     "refarch.cli.draft": {
         "refarch.cli.family_source": "COMMENTS WIDTH draft source",
