@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         prompt_room as prompt_room,
     )
     from refarch.tasks.sources import (
-        Source as Source,
+        SplitTables as SplitTables,
         load_dataset as load_dataset,
         read_source as read_source,
         require_unique as require_unique,
@@ -60,7 +60,7 @@ _FROM = {
     "refarch.tasks.tables": "Table read_bytes read_rows read_text",
     "refarch.tasks.making": "make_task",
     "refarch.tasks.json_text": "not_json refuse_halves",
-    "refarch.tasks.sources": "Source load_dataset read_source require_unique shown text_of",
+    "refarch.tasks.sources": "SplitTables load_dataset read_source require_unique shown text_of",
     "refarch.tasks.splits": "Items Selectable make_splits parted",
     "refarch.tasks.prompts": (
         "IGNORED TEXT_KINDS Features Frame Pair PairCollator TextKind check_template "

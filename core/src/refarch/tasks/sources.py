@@ -24,7 +24,7 @@ _CONVERSION = "refs/convert/"
 
 
 @dataclass(frozen=True)
-class Source:
+class SplitTables:
     """What the options name.
 
     Attributes:
@@ -44,7 +44,7 @@ class Source:
         return None if names is None else list(names)
 
 
-def read_source(options: Mapping[str, Any], task: str, readers: Mapping[str, Reader] | None = None) -> Source:
+def read_source(options: Mapping[str, Any], task: str, readers: Mapping[str, Reader] | None = None) -> SplitTables:
     """Read all splits that the options name.
 
     Where ``train`` names a file, files are read even if a data set is named too: a preset's default, whose names of
@@ -66,7 +66,7 @@ def read_source(options: Mapping[str, Any], task: str, readers: Mapping[str, Rea
         if "train" not in files:
             return _from_datasets(options)
         logger.info("reading the files that are named, and not the data set %s", options["dataset"])
-        return Source({part: _read(path, readers) for part, path in files.items()})
+        return SplitTables({part: _read(path, readers) for part, path in files.items()})
     if options["train"] is None:
         raise UsageError(
             f"task {task!r} has no data",
@@ -74,7 +74,7 @@ def read_source(options: Mapping[str, Any], task: str, readers: Mapping[str, Rea
         )
     if options["config"] is not None:
         raise UsageError("config belongs to a dataset, but the data are files", "set dataset, or leave config out")
-    return Source({part: _read(path, readers) for part, path in named.items()})
+    return SplitTables({part: _read(path, readers) for part, path in named.items()})
 
 
 def _is_file(path: str, readers: Mapping[str, Reader]) -> bool:
@@ -87,7 +87,7 @@ def _read(path: str, readers: Mapping[str, Reader]) -> Table:
     return reader(path) if reader else read_rows(path)
 
 
-def _from_datasets(options: Mapping[str, Any]) -> Source:
+def _from_datasets(options: Mapping[str, Any]) -> SplitTables:
     loaded = load_dataset(options["dataset"], options["config"])
     tables: dict[str, Table] = {}
     features: Mapping[str, Any] = {}
@@ -102,7 +102,7 @@ def _from_datasets(options: Mapping[str, Any]) -> Source:
             raise DataError(f"{tables[part].path} has no rows", "name another split")
         if part == "train":
             features = dict(data.features)
-    return Source(tables, features)
+    return SplitTables(tables, features)
 
 
 def _split_name(part: str, options: Mapping[str, Any], loaded: Mapping[str, Any]) -> str | None:
