@@ -68,7 +68,9 @@ FLOORS = {
         ("running", "weights merge files rules parts", "composition combine", "compose judge load export")
     ),
 }
-"""Imports run down. What a task's author builds with knows specs and how they are found, and a checkpoint's files know no model."""
+"""Imports run down. What a task's author builds with knows specs and how they are found; a checkpoint's files know no
+model.
+"""
 
 
 def _nothing(found: Collection[str] | Mapping[str, object]) -> None:

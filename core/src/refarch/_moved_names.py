@@ -69,7 +69,9 @@ MOVED: dict[str, dict[str, str]] = {
         ),
     },
     "refarch.engine.compose.arithmetic": {
-        "refarch.composition.weights.arithmetic": "combined dropped ties trimmed truncated truncated_product weights_of",
+        "refarch.composition.weights.arithmetic": (
+            "combined dropped ties trimmed truncated truncated_product weights_of"
+        ),
     },
     "refarch.engine.compose.build": {
         "refarch.composition.running.build": "Builder names_in",
