@@ -286,7 +286,7 @@ MOVED: dict[str, dict[str, str]] = {
     },
     "refarch.pipeline.sources": {
         "refarch.tasks.sources": (
-            "Reader SPLITS Source=SplitTables load_dataset logger read_source require_unique shown text_of"
+            "Reader SPLITS Source=SourceTables load_dataset logger read_source require_unique shown text_of"
         ),
     },
     "refarch.pipeline.splits": {

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         log_likelihoods as log_likelihoods,
         mean_loss as mean_loss,
     )
+    from refarch.tasks.item_task import ItemTask as ItemTask
     from refarch.tasks.json_text import not_json as not_json, refuse_halves as refuse_halves
     from refarch.tasks.making import make_task as make_task
     from refarch.tasks.prompts import (
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         prompt_room as prompt_room,
     )
     from refarch.tasks.sources import (
-        SplitTables as SplitTables,
+        SourceTables as SourceTables,
         load_dataset as load_dataset,
         read_source as read_source,
         require_unique as require_unique,
@@ -58,9 +59,10 @@ if TYPE_CHECKING:
 _FROM = {
     "refarch.tasks.task": "Data Question Rows Task",
     "refarch.tasks.tables": "Table read_bytes read_rows read_text",
+    "refarch.tasks.item_task": "ItemTask",
     "refarch.tasks.making": "make_task",
     "refarch.tasks.json_text": "not_json refuse_halves",
-    "refarch.tasks.sources": "SplitTables load_dataset read_source require_unique shown text_of",
+    "refarch.tasks.sources": "SourceTables load_dataset read_source require_unique shown text_of",
     "refarch.tasks.splits": "Items Selectable make_splits parted",
     "refarch.tasks.prompts": (
         "IGNORED TEXT_KINDS Features Frame Pair PairCollator TextKind check_template "
