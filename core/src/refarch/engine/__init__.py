@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from refarch.engine.adaptation.attach import attach as attach
     from refarch.engine.adaptation.load import load as load, trusted_technique as trusted_technique
     from refarch.engine.adaptation.plan import Insertion as Insertion
+    from refarch.engine.checkpoints.description import read_description as read_description
     from refarch.engine.checkpoints.format import (
         ADAPTATION_FILE as ADAPTATION_FILE,
         Checkpoint as Checkpoint,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
         migrated as migrated,
     )
     from refarch.engine.checkpoints.provenance import labels as labels
-    from refarch.engine.checkpoints.reading import read as read, read_description as read_description
+    from refarch.engine.checkpoints.reading import read as read
     from refarch.engine.functions.block_rotation import BlockRotation as BlockRotation
     from refarch.engine.functions.experts import own_parameters as own_parameters
     from refarch.engine.functions.function import (
@@ -65,7 +66,8 @@ _FROM = {
     "refarch.engine.adaptation.plan": "Insertion",
     "refarch.engine.checkpoints.format": "ADAPTATION_FILE Checkpoint Source migrated",
     "refarch.engine.checkpoints.provenance": "labels",
-    "refarch.engine.checkpoints.reading": "read read_description",
+    "refarch.engine.checkpoints.description": "read_description",
+    "refarch.engine.checkpoints.reading": "read",
     "refarch.engine.functions.block_rotation": "BlockRotation",
     "refarch.engine.functions.experts": "own_parameters",
     "refarch.engine.functions.function": "Attend Function SlotShape fold",

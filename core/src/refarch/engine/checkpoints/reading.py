@@ -6,17 +6,14 @@ are read as today's.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from torch import Tensor
 
-from refarch.engine.checkpoints.format import ADAPTATION_FILE, Checkpoint, migrated
-from refarch.engine.checkpoints.tensor_files import JSON_LIMIT, _read_tensors
-from refarch.errors import CheckpointError, SpecError
-from refarch.files import inside, read_plain
-
-logger = logging.getLogger(__name__)
+from refarch.engine.checkpoints.description import read_description
+from refarch.engine.checkpoints.format import Checkpoint
+from refarch.engine.checkpoints.tensor_files import _read_tensors
+from refarch.files import inside
 
 
 def read(folder: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
@@ -27,23 +24,3 @@ def read(folder: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
     """
     checkpoint = read_description(folder)
     return checkpoint, _read_tensors(inside(folder, checkpoint.tensors), checkpoint)
-
-
-def read_description(folder: Path) -> Checkpoint:
-    """Read what a checkpoint says about itself, in today's format, and none of its tensors.
-
-    Raises:
-        CheckpointError: as :func:`read`.
-    """
-    if not (folder / ADAPTATION_FILE).is_file():
-        raise CheckpointError(
-            f"{folder} holds no {ADAPTATION_FILE}", "give the folder that Adaptation.save or a run has written"
-        )
-    raw = read_plain(inside(folder, ADAPTATION_FILE), JSON_LIMIT)
-    raw, said = migrated(raw, folder) if isinstance(raw, dict) else ({"format": None}, [])
-    for line in said:
-        logger.info("%s: %s", folder, line)
-    try:
-        return Checkpoint.parse(raw, str(folder / ADAPTATION_FILE))
-    except SpecError as error:
-        raise CheckpointError(error.message, error.hint) from None

@@ -11,13 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from refarch.engine.checkpoints.description import JSON_LIMIT
 from refarch.engine.checkpoints.format import Checkpoint, compare
 from refarch.errors import CheckpointError
 from refarch.files import open_regular
-
-JSON_LIMIT = 16 * 2**20
-"""Bytes of ``adaptation.json``, and of a tensor file's header."""
-
 
 MAGIC = {b"PK\x03\x04": "a zip archive, as torch.save writes", b"\x80": "a pickle", b"\x1f\x8b": "a gzip archive"}
 """How files begin that are often given in the place of tensors; read as a safetensors file's first number, which is its

@@ -19,8 +19,9 @@ from refarch.engine.adaptation.load import (
     start_from,
 )
 from refarch.engine.checkpoints import provenance as origin
+from refarch.engine.checkpoints.description import read_description
 from refarch.engine.checkpoints.format import ADAPTATION_FILE, FORMAT, Checkpoint
-from refarch.engine.checkpoints.reading import read, read_description
+from refarch.engine.checkpoints.reading import read
 from refarch.engine.checkpoints.storage import file_size
 from refarch.engine.functions.function import fold
 from refarch.files import write_bytes, write_text
