@@ -15,7 +15,7 @@ from refarch_library.base import load_base
 from refarch_library.store import Library
 from safetensors.torch import load_file, save_file
 
-from refarch import default_registry
+from refarch import default_registry, engine
 from refarch.errors import RefarchError
 from refarch.testing import Snapshot
 
@@ -175,7 +175,7 @@ def test_what_only_a_model_shows_is_refused_when_it_is_loaded(kind, there, libra
     damage, reason = LATER[kind]
     damage(there)
     path = there / LORA / "adaptation.json"
-    part = adding.part(adding.read(path.parent)[0], "adaptations/lora").model_dump()
+    part = adding.part(engine.read(path.parent)[0], "adaptations/lora").model_dump()
     base = json.loads(path.read_text())["base"]
     _entry(there, lambda d: (d.update(parts=[part]), d["base"].update(fingerprint=base)))
     moving.pull(library, str(there))

@@ -259,3 +259,20 @@ def test_the_commands_teach_and_answer(library, make_run, refarch, tmp_path):
         code, out, _ = refarch("library", name, "--help")
         assert code == 0 and len(out.splitlines()) > 8
     assert "did you mean" in refarch("library", "serch")[2]
+
+
+LISTING = """
+import sys
+from refarch.cli import main
+assert main(sys.argv[1:]) == 0
+assert not {"torch", "transformers", "numpy"} & sys.modules.keys()
+"""
+
+
+@pytest.mark.parametrize("line", ["list", "list --json", "search polarity", "show polarity", "show polarity --json"])
+def test_entries_are_listed_and_shown_without_torch(line, library, added):
+    done = subprocess.run(
+        [sys.executable, "-c", LISTING, "library", *line.split()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "polarity" in done.stdout

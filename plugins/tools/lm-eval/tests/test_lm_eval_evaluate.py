@@ -14,7 +14,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from refarch_lm_eval.adapted import find
 from refarch_lm_eval.command import command
-from refarch_lm_eval.harness import AdaptedLM, Settings, evaluate, load_tasks
+from refarch_lm_eval.harness import AdaptedLM, evaluate
+from refarch_lm_eval.tasks import Settings, load_tasks
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -217,9 +218,7 @@ def test_tasks_can_be_run_again_and_with_examples_in_the_prompt(tasks):
 
 
 def test_unknown_tasks_and_data_that_cannot_be_loaded(tasks, tmp_path, monkeypatch):
-    from refarch_lm_eval import harness
-
-    monkeypatch.setattr(harness, "TaskManager", local_manager)  # the index of all tasks takes a while
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", local_manager)  # the index of all tasks takes a while
     with pytest.raises(UnknownNameError, match=r"no task 'sums_choise'[\s\S]*did you mean 'sums_choice'"):
         load_tasks(["sums_choise"], [tasks])
     with pytest.raises(UsageError, match="is no folder"):

@@ -16,7 +16,7 @@ def read_description(folder: Path) -> Checkpoint:
     """Read what a checkpoint says about itself, in today's format, and none of its tensors.
 
     Raises:
-        CheckpointError: as :func:`read`.
+        CheckpointError: missing, altered or not of a format that this version reads.
     """
     if not (folder / ADAPTATION_FILE).is_file():
         raise CheckpointError(

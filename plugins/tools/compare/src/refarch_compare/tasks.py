@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from refarch import Formulation, PipelineSpec, Registry
-from refarch.pipeline import seeds
+from refarch import Formulation, PipelineSpec, Registry, pipeline as pipelines
 from refarch.plugins import resolve
 
 
@@ -23,6 +22,6 @@ def model_arguments(pipeline: PipelineSpec, formulation: Formulation, registry: 
     spec = registry.task(pipeline.task.name)
     task = resolve(spec.implementation)(**pipeline.task.options)
     task.formulation, task.metric = formulation.name, spec.metric
-    task.read(seeds(pipeline.seed).data)
+    task.read(pipelines.seeds(pipeline.seed).data)
     found: dict[str, Any] = task.model_arguments()
     return found

@@ -59,15 +59,22 @@ def command(
     from refarch.errors import UsageError
     from refarch.files import write_text
     from refarch.plugins import default_registry
-    from refarch_inspect import diagram, source, svg, write
-    from refarch_inspect.slots import look
+    from refarch_inspect import diagram, svg, write
+    from refarch_inspect.names import meant
 
     if (model is None) == (model_type is None):
         raise UsageError("name one model: MODEL, or --model-type TYPE", "refarch inspect --help")
     if save is not None and save.suffix not in (".json", ".py"):
         raise UsageError(f"--save {save}: the table is written as .json or as .py")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    if folder is not None:
+        write.require_room(folder)
     registry = default_registry()
+    if model is not None:
+        meant(model, registry)
+    from refarch_inspect import source  # loads torch
+    from refarch_inspect.slots import look
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     looked = look(source.find_config(model, model_type, registry), registry, propose)
     findings = looked.proposal.findings if looked.proposed and looked.proposal else []
     failed = _check(looked) if check else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +11,8 @@ from transformers.models.auto import modeling_auto as auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from refarch import FamilySpec, Registry
-from refarch.architecture import BackboneChoice
 from refarch.errors import UnknownNameError, UsageError, did_you_mean
-from refarch.plugins import locate
+from refarch_inspect.names import meant
 
 AUTO_CLASSES = {
     "AutoModelForSeq2SeqLM": auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
@@ -40,11 +38,9 @@ def find_config(name: str | None, model_type: str | None, registry: Registry) ->
             )
         return AutoConfig.for_model(model_type)
     assert name is not None
-    plugins = [item for item in registry.found if (item.kind, item.name) == ("backbone", name)]
-    family = registry.backbone(name) if plugins else None
-    if isinstance(family, FamilySpec):
-        return AutoConfig.for_model(family.model_types[0])
-    source = name if Path(name).is_file() else locate(BackboneChoice(name=name), registry)
+    source = meant(name, registry)
+    if isinstance(source, FamilySpec):
+        return AutoConfig.for_model(source.model_types[0])
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

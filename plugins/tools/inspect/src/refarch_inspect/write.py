@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refarch import FamilySpec
 from refarch.errors import UsageError
 from refarch.files import write_text
-from refarch_inspect.classify import Finding
+
+if TYPE_CHECKING:
+    from refarch_inspect.classify import Finding
 
 
 def python_source(family: FamilySpec, findings: list[Finding]) -> str:
@@ -54,8 +56,7 @@ def package(family: FamilySpec, findings: list[Finding], folder: Path) -> list[P
     Raises:
         UsageError: the folder is there and not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already, and not empty", "give a folder that is not there yet")
+    require_room(folder)
     module, name = module_name(family), f"refarch-{family.name}"
     cls = "".join(part.capitalize() for part in family.name.split("-"))
     files = {
@@ -97,6 +98,16 @@ class Test{cls}(BackboneConformance):
     for path, content in files.items():
         write_text(folder / path, content)
     return [folder / path for path in files]
+
+
+def require_room(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        UsageError: it does.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already, and not empty", "give a folder that is not there yet")
 
 
 def module_name(family: FamilySpec) -> str:

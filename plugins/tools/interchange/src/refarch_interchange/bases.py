@@ -13,6 +13,7 @@ from refarch.architecture import BackboneChoice
 from refarch.errors import UsageError
 from refarch.pipeline import quiet
 from refarch.plugins import locate
+from refarch_interchange.files import require_base
 
 CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -48,11 +49,8 @@ def load_base(name: str | None, class_name: str | None, labels: int | None, regi
     Raises:
         UsageError: no base or class is named, or it cannot be loaded.
     """
-    if not name:
-        raise UsageError(
-            "the checkpoint does not say which model it was trained on",
-            "give it with --model: an installed model, a folder or a hub id",
-        )
+    require_base(name, registry)
+    assert name is not None
     source = locate(BackboneChoice(name=name), registry)
     common: dict[str, Any] = {}
     try:

@@ -61,12 +61,17 @@ def from_peft(
       refarch convert from-peft someone/lora-adapter --revision v2 --model ./llama --out ours/ --json
     """  # noqa: D301
     from refarch import default_registry
-    from refarch_interchange import bases
-    from refarch_interchange.files import locate, read
-    from refarch_interchange.reading import load_peft
+    from refarch_interchange.files import locate, read, read_settings, require_base
+    from refarch_interchange.mappings import find
 
     registry = default_registry()
     folder = locate(source, revision)
+    settings = read_settings(folder)
+    find(settings, registry)
+    require_base(model or settings.get("base_model_name_or_path"), registry)
+    from refarch_interchange import bases  # loads torch
+    from refarch_interchange.reading import load_peft
+
     files = read(folder)
     shapes = {name: tuple(t.shape) for name, t in files.tensors.items() if "classifier" in name or "score" in name}
     named = files.settings.get("base_model_name_or_path")
@@ -100,19 +105,21 @@ def from_adapters(
       refarch convert from-adapters their-adapter/ --model ./bert --class AutoModelForSequenceClassification --out ours/
     """  # noqa: D301
     from refarch import default_registry
-    from refarch_interchange import bases
-    from refarch_interchange.files import locate
-    from refarch_interchange.hub_adapters.files import NAMES, read
-    from refarch_interchange.hub_adapters.reading import load_adapters
+    from refarch_interchange.files import locate, require_base
+    from refarch_interchange.hub_adapters.files import NAMES, read_settings
 
     registry = default_registry()
     folder = locate(source, revision, NAMES)
-    files = read(folder)
-    base = bases.load_base(model or files.settings["model_name"], class_name, None, registry)
+    settings = read_settings(folder)
+    require_base(model or settings["model_name"], registry)
+    from refarch_interchange import bases  # loads torch
+    from refarch_interchange.hub_adapters.reading import load_adapters
+
+    base = bases.load_base(model or settings["model_name"], class_name, None, registry)
     with _differences() as told:
         adaptation = load_adapters(base, folder, registry=registry)
     adaptation.save(out)
-    kind = files.settings.get("architecture") or "bottleneck"
+    kind = settings.get("architecture") or "bottleneck"
     _report(adaptation, f"the adapters library's {kind}", source, out, told, as_json)
 
 
@@ -133,13 +140,17 @@ def to_peft(folder: Path, out: Path, model: str | None, class_name: str | None, 
       refarch convert to-peft runs/first/adaptations/lora --out theirs/
       refarch convert to-peft ours/ --model ./llama --out theirs/ --json
     """  # noqa: D301
-    from refarch import default_registry, load
-    from refarch.engine import read
+    from refarch import default_registry
+    from refarch.engine import read_description
+    from refarch_interchange.files import require_base
+
+    registry = default_registry()
+    saved = read_description(folder)
+    require_base(model or saved.base.name_or_path, registry)
+    from refarch import load  # loads torch
     from refarch_interchange import bases
     from refarch_interchange.writing import save_peft
 
-    registry = default_registry()
-    saved, _ = read(folder)
     heads = (
         {name: shape for name, shape in saved.shapes.items() if name.startswith("base:")} if saved.train_head else {}
     )

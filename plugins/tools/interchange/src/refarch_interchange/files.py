@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
-
+from refarch import Registry
+from refarch.architecture import BackboneChoice
 from refarch.errors import CheckpointError, UsageError
 from refarch.files import read_json, write_bytes, write_text
+from refarch.plugins import locate as locate_backbone
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
@@ -52,6 +53,9 @@ def locate(source: str | Path, revision: str | None = None, names: tuple[str, ..
     """
     if Path(source).is_dir():
         return Path(source)
+    hint = f"give a folder with {CONFIG} and {TENSORS}, or a hub id such as someone/lora-adapter"
+    if str(source).startswith((".", "/", "~")) or str(source).count("/") > 1:
+        raise UsageError(f"{str(source)!r} is no folder, and no name that a hub repository can have", hint)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -60,8 +64,22 @@ def locate(source: str | Path, revision: str | None = None, names: tuple[str, ..
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UsageError(
             f"{str(source)!r} is no folder, and no hub repository that can be reached: {str(error).splitlines()[0]}",
-            f"give a folder with {CONFIG} and {TENSORS}, or a hub id such as someone/lora-adapter",
+            hint,
         ) from None
+
+
+def require_base(name: object, registry: Registry) -> None:
+    """Refuse what can be no base model by its name, as it is loaded later: by ``bases.load_base``.
+
+    Raises:
+        UsageError: there is no name; it is a family, or a path that does not exist.
+    """
+    if not name:
+        raise UsageError(
+            "the checkpoint does not say which model it was trained on",
+            "give it with --model: an installed model, a folder or a hub id",
+        )
+    locate_backbone(BackboneChoice.parse({"name": str(name)}, "the base"), registry)
 
 
 def read(folder: Path) -> PeftFiles:
@@ -70,19 +88,29 @@ def read(folder: Path) -> PeftFiles:
     Raises:
         CheckpointError: missing, a pickle, truncated, or with values that are not finite.
     """
+    return PeftFiles(read_settings(folder), read_tensors(folder / TENSORS), str(folder))
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings alone, where there are tensors beside them. Needs no torch.
+
+    Raises:
+        CheckpointError: one of the files is missing, or it holds no settings of peft's.
+    """
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder} holds no {CONFIG}", "give the folder that peft's save_pretrained has written")
     settings = read_json(folder / CONFIG)
     if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
         raise CheckpointError(f"{folder / CONFIG} says no peft_type", "is it a checkpoint of peft's?")
-    return PeftFiles(settings, read_tensors(folder / TENSORS), str(folder))
+    require_tensors(folder / TENSORS)
+    return settings
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+def require_tensors(path: Path) -> None:
+    """Refuse a missing file of tensors, with the reason why a pickle in its place is not read.
 
     Raises:
-        CheckpointError: it is missing (a pickle beside it is refused with the reason), or damaged.
+        CheckpointError: it is missing.
     """
     if not path.is_file() and (path.parent / PICKLE).is_file():
         raise CheckpointError(
@@ -94,6 +122,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path.parent} holds no {path.name}",
             f"where there is only a pickle ({PICKLE}), which is not read, save it again as safetensors",
         )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: it is missing (a pickle beside it is refused with the reason), or damaged.
+    """
+    require_tensors(path)
+    import torch  # not above: what the commands check first needs no torch
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -113,6 +153,8 @@ def write(folder: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tenso
     Raises:
         SaveError: writing failed; each file is there whole or as it was.
     """
+    from safetensors.torch import save
+
     plain = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
     write_bytes(folder / TENSORS, save(plain, metadata={"format": "pt"}))
     write_text(folder / CONFIG, json.dumps(dict(settings), indent=2, sort_keys=True) + "\n")

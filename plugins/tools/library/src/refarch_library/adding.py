@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from refarch import RunFolder, RunRecord
-from refarch.engine import ADAPTATION_FILE, Checkpoint, read
+from refarch import RunFolder, RunRecord, engine
+from refarch.engine import ADAPTATION_FILE, Checkpoint
 from refarch.errors import CheckpointError, UsageError
 from refarch.files import below, inside, write_text
 from refarch_library.card import card
@@ -65,7 +65,7 @@ def describe(run: Path, *, name: str | None = None, licence: str = "", descripti
     parts, checkpoints = [], []
     for own in record.adaptations:
         folder = below(run, own)
-        checkpoint, _ = read(folder)
+        checkpoint, _ = engine.read(folder)  # of the face: what asks for no tensors loads no torch
         parts.append(part(checkpoint, own))
         checkpoints.append(checkpoint)
         for file in (ADAPTATION_FILE, checkpoint.tensors):

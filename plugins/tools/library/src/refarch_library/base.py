@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-from refarch import Registry
+from refarch import Registry, pipeline
 from refarch.architecture import BackboneChoice
 from refarch.errors import UsageError
-from refarch.pipeline import load_backbone, quiet
 from refarch.plugins import locate
 from refarch_library.entry import Entry
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def choice(entry: Entry, backbone: str | None = None) -> BackboneChoice:
@@ -50,7 +50,9 @@ def load_base(
             "it is of an old format: load the model yourself and use refarch.load",
         )
     _check_config(entry, own, registry)
-    model, tokenizer = load_backbone(own, entry.base.auto_class, arguments(entry), registry, entry.record.seeds.head)
+    model, tokenizer = pipeline.load_backbone(
+        own, entry.base.auto_class, arguments(entry), registry, entry.record.seeds.head
+    )
     return model.to(_device(device)).eval(), tokenizer  # type: ignore[arg-type]
 
 
@@ -66,7 +68,9 @@ def _check_config(entry: Entry, own: BackboneChoice, registry: Registry) -> None
     """Values that a run has overridden must be the configuration's own, and not arguments that loading takes."""
     if not own.config:
         return
-    with quiet():
+    from transformers import AutoConfig
+
+    with pipeline.quiet():
         known = AutoConfig.from_pretrained(locate(own, registry), revision=own.revision or "main").to_dict()
     strange = sorted(own.config.keys() - known.keys())
     if strange:
@@ -77,6 +81,8 @@ def _check_config(entry: Entry, own: BackboneChoice, registry: Registry) -> None
 
 
 def _device(wanted: str | torch.device | None) -> torch.device:
+    import torch
+
     if wanted is None:
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")

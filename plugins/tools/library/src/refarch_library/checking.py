@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Literal, NamedTuple
 
-from refarch import Registry, default_registry
-from refarch.engine import Checkpoint, migrated, read, trusted_technique
+from refarch import Registry, default_registry, engine
+from refarch.engine import Checkpoint, migrated
 from refarch.errors import RefarchError
 from refarch.files import below, inside, read_plain
 from refarch.pipeline import differences
@@ -43,7 +43,7 @@ def check(library: Library, name: str, registry: Registry | None = None) -> list
     for item in entry.parts:
         folder = below(library.folder(entry), item.folder)
         try:
-            checkpoint, _ = read(folder)
+            checkpoint, _ = engine.read(folder)
             _, said = migrated(read_plain(inside(folder, "adaptation.json")), folder)
         except RefarchError as error:
             found.append(Finding("problem", error.message))
@@ -71,7 +71,7 @@ def _usable(checkpoint: Checkpoint, registry: Registry) -> Iterator[Finding]:
     """Whether an adaptation can be loaded with what is installed here, and what has changed since it was made."""
     name, saved = checkpoint.name, checkpoint.technique
     try:
-        trusted_technique(checkpoint, None, registry)
+        engine.trusted_technique(checkpoint, None, registry)
         registry.backbone(checkpoint.family)
     except RefarchError as error:
         yield Finding("problem", f"{name}: {error.message}")

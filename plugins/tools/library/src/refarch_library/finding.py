@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from refarch import Registry
+from refarch.architecture import BackboneChoice
+from refarch.engine import ADAPTATION_FILE
 from refarch.errors import UnknownNameError, UsageError, did_you_mean
-from refarch_library.adding import describe
+from refarch.plugins import locate
+from refarch_library.adding import describe, finished
 from refarch_library.entry import FILE, Entry, read_entry
 from refarch_library.store import Library, verify
 
@@ -26,22 +31,54 @@ def find(text: str, library: Library) -> Found:
         UsageError: the folder holds neither.
         CheckpointError: its files are damaged.
     """
+    folder = place(text, library)
+    if not (folder / FILE).is_file():
+        return Found(describe(folder), folder)
+    entry = library.get(text) if folder == library.path / text else read_entry(folder)
+    verify(folder, entry)
+    return Found(entry, folder)
+
+
+def place(text: str, library: Library) -> Path:
+    """The folder that a word means. Its tensors are not looked at, so commands ask this of every word before torch.
+
+    Raises:
+        UnknownNameError: there is no such entry, and no such folder.
+        UsageError: the folder holds neither an entry nor a finished run.
+    """
     names, folder = library.names(), Path(text).expanduser()
     if text in names:
-        found = Found(library.get(text), library.path / text)
-        verify(found.folder, found.entry)
-        return found
+        return library.path / text
     if (folder / FILE).is_file():
-        found = Found(read_entry(folder), folder)
-        verify(folder, found.entry)
-        return found
-    if folder.is_dir():
-        if (folder / "adaptation.json").is_file():
-            raise UsageError(
-                f"{folder} holds an adaptation alone, which says nothing of the task that it was trained on",
-                "give the run's folder, or an entry's",
-            )
-        return Found(describe(folder), folder)
-    raise UnknownNameError(
-        f"the library {library.path} has no entry {text!r}, and there is no such folder", did_you_mean(text, names)
-    )
+        return folder
+    if not folder.is_dir():
+        raise UnknownNameError(
+            f"the library {library.path} has no entry {text!r}, and there is no such folder", did_you_mean(text, names)
+        )
+    if (folder / ADAPTATION_FILE).is_file():
+        raise UsageError(
+            f"{folder} holds an adaptation alone, which says nothing of the task that it was trained on",
+            "give the run's folder, or an entry's",
+        )
+    finished(folder)
+    return folder
+
+
+def require_some(entries: Sequence[object]) -> None:
+    """Refuse to work on nothing.
+
+    Raises:
+        UsageError: there is no entry.
+    """
+    if not entries:
+        raise UsageError("there is no entry to score", "add a run: refarch library add runs/first")
+
+
+def require_backbone(name: str | None, registry: Registry) -> None:
+    """Refuse what can be no backbone by its name; None, and a hub id, are asked later.
+
+    Raises:
+        UsageError: it is a family, or a path that does not exist.
+    """
+    if name is not None:
+        locate(BackboneChoice.parse({"name": name}, "the backbone"), registry)

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from refarch.engine import read
+from refarch import engine
 from refarch.errors import CheckpointError, RefarchError, RunError, UsageError
 from refarch.files import below, open_regular, write_text
 from refarch.pipeline import differences
@@ -226,7 +226,7 @@ def _require_space(library: Library, entry: Entry) -> None:
 def _compare(folder: Path, entry: Entry) -> None:
     """Read everything, and refuse an entry that says otherwise than its checkpoints."""
     for item in entry.parts:
-        checkpoint, _ = read(below(folder, item.folder))
+        checkpoint, _ = engine.read(below(folder, item.folder))
         wrong = differences(item.model_dump(), part(checkpoint, item.folder).model_dump())
         wrong += differences(entry.base.fingerprint.model_dump(), checkpoint.base.model_dump(), "base")
         if wrong:

@@ -80,10 +80,18 @@ class Library:
             UnknownNameError: there is none.
             CheckpointError: it cannot be read.
         """
+        self.require(name)
+        return self._read(name)
+
+    def require(self, name: str) -> None:
+        """Refuse a name that no entry has.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
         names = self.names()
         if name not in names:
             raise UnknownNameError(f"the library {self.path} has no entry {name!r}", did_you_mean(name, names))
-        return self._read(name)
 
     def folder(self, entry: Entry) -> Path:
         """Where an entry is."""
@@ -119,8 +127,7 @@ class Library:
             UnknownNameError: there is none.
             SaveError: it cannot be deleted.
         """
-        if name not in self.names():
-            raise UnknownNameError(f"the library {self.path} has no entry {name!r}", did_you_mean(name, self.names()))
+        self.require(name)
         with self.room() as place:
             self._move(self.path / name, place / name)  # gone at once; what a kill leaves is no entry
 

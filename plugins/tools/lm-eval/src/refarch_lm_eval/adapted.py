@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from refarch import PipelineSpec, Registry, RunFolder, TaskSpec
+from refarch import PipelineSpec, Registry, RunFolder, TaskSpec, pipeline as pipelines
 from refarch.architecture import BackboneChoice
 from refarch.errors import UsageError
 from refarch.files import read_json
-from refarch.pipeline import backbone_kind, load_backbone
+from refarch.plugins import locate
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CLASSES = {"decoder": "AutoModelForCausalLM", "encoder-decoder": "AutoModelForSeq2SeqLM"}
 """The auto class of a language model by the kind of its backbone."""
@@ -52,6 +54,8 @@ def find(folder: Path, backbone: str | None, registry: Registry) -> Saved:
             raise UsageError(*_not_a_run(folder))
         folders = [folder / name for name in record.adaptations]
     choice = BackboneChoice(name=backbone) if backbone is not None else None
+    if choice is not None:
+        locate(choice, registry)  # a path that does not exist is told before torch is loaded
     if (run / "pipeline.json").is_file():
         pipeline = PipelineSpec.parse(read_json(run / "pipeline.json"), str(run / "pipeline.json"))
         _require_language_model(run, pipeline, registry)
@@ -72,13 +76,13 @@ def load_base(
     Raises:
         UsageError: it cannot be loaded, or is none that could be a language model.
     """
-    kind = backbone_kind(saved.backbone, registry)
+    kind = pipelines.backbone_kind(saved.backbone, registry)
     if kind not in CLASSES:
         raise UsageError(
             f"{saved.backbone.name!r} is a backbone of kind {kind}; the harness asks language models",
             f"it takes backbones of kind {' or '.join(CLASSES)}",
         )
-    model, tokenizer = load_backbone(saved.backbone, CLASSES[kind], {}, registry, seed=0)
+    model, tokenizer = pipelines.load_backbone(saved.backbone, CLASSES[kind], {}, registry, seed=0)
     return model.to(device).eval(), tokenizer  # type: ignore[arg-type]
 
 
@@ -101,7 +105,7 @@ def _require_language_model(run: Path, pipeline: PipelineSpec, registry: Registr
     if pipeline.task.name not in registry.names("task"):
         return
     task: TaskSpec = registry.task(pipeline.task.name)
-    way = task.formulation(backbone_kind(pipeline.backbone, registry), pipeline.task.formulation)
+    way = task.formulation(pipelines.backbone_kind(pipeline.backbone, registry), pipeline.task.formulation)
     if way.auto_class not in CLASSES.values():
         raise UsageError(
             f"the run in {run} has trained a model of {way.auto_class}, which writes no text",

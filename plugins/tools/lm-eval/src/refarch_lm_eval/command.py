@@ -64,7 +64,7 @@ def command(
     """  # noqa: D301 - click reads \b as: keep these lines as they are
     with contextlib.redirect_stdout(sys.stderr):  # the harness prints; standard output is the result's
         from refarch_lm_eval.evaluating import evaluated
-        from refarch_lm_eval.harness import Settings
+        from refarch_lm_eval.tasks import Settings
 
         settings = Settings(num_fewshot, limit, chat, seed, batch_size, max_length)
         names = [name.strip() for name in tasks.split(",") if name.strip()]

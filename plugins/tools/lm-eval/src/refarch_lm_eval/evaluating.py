@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lm_eval
-import torch
 
-from refarch import default_registry, load
+import refarch
+from refarch import default_registry
 from refarch.errors import UsageError
 from refarch_lm_eval.adapted import find, load_base
-from refarch_lm_eval.harness import AdaptedLM, Settings, evaluate, load_tasks
+from refarch_lm_eval.tasks import Settings, load_tasks, require_folders
+
+if TYPE_CHECKING:
+    import torch
 
 
 def evaluated(
@@ -45,14 +48,17 @@ def evaluated(
     if not names:
         raise UsageError("no task is named", "give one at least: --tasks arc_easy")
     registry = default_registry()
+    require_folders(include)
     saved = find(folder, backbone, registry)
     tasks = load_tasks(names, include)
+    from refarch_lm_eval.harness import AdaptedLM, evaluate  # loads torch
+
     model, tokenizer = load_base(saved, registry, _device(device))
     if settings.chat and not tokenizer.chat_template:
         raise UsageError(f"the tokenizer of {saved.backbone.name!r} has no chat template", "leave --chat out")
     lm = AdaptedLM(model, tokenizer, settings.batch_size, settings.max_length)
     without = evaluate(lm, tasks, settings) if base else None
-    attached = [load(model, each, registry=registry) for each in saved.folders]
+    attached = [refarch.load(model, each, registry=registry) for each in saved.folders]
     values = evaluate(lm, tasks, settings)
     return {
         "format": 1,
@@ -67,6 +73,8 @@ def evaluated(
 
 
 def _device(name: str | None) -> torch.device:
+    import torch
+
     if name is None:
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")

@@ -1,11 +1,8 @@
-"""The harness's view of an adapted model, and its tasks run on it."""
+"""The harness's view of an adapted model, and tasks run on it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import lm_eval
@@ -14,8 +11,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch.errors import DataError, RunError, UnknownNameError, UsageError, did_you_mean
+from refarch.errors import RunError, UsageError
 from refarch.tasks import log_likelihoods
+from refarch_lm_eval.tasks import Settings, line, quiet
 
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 """Texts of context and continuation (for the harness's cache), and their tokens."""
@@ -41,7 +39,7 @@ class AdaptedLM(HFLM):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, max_length: int | None = None
     ) -> None:
         backend = "seq2seq" if model.config.is_encoder_decoder else "causal"
-        with _quiet():
+        with quiet():
             super().__init__(
                 pretrained=model, tokenizer=tokenizer, backend=backend, batch_size=batch_size, max_length=max_length
             )
@@ -72,22 +70,6 @@ class AdaptedLM(HFLM):
         return context[-room:], continuation
 
 
-class Settings(NamedTuple):
-    """How tasks are run."""
-
-    few_shot: int | None = None
-    """Examples in the prompt; as many as the task says when left out."""
-    limit: int | None = None
-    """At most so many examples a task."""
-    chat: bool = False
-    """Write prompts by the tokenizer's chat template."""
-    seed: int = 1234
-    """Decides the examples in prompts."""
-    batch_size: int = 8
-    max_length: int | None = None
-    """Tokens that the model can read; its own limit when left out."""
-
-
 class Value(NamedTuple):
     """One metric of one task."""
 
@@ -102,45 +84,6 @@ class Value(NamedTuple):
     few_shot: int | None
 
 
-def load_tasks(names: Sequence[str], folders: Sequence[Path] = ()) -> list[Any]:
-    """The harness's tasks and groups.
-
-    The index of its own tasks takes a while to read; it is left out where the folders hold all that is asked for.
-
-    Args:
-        names: of tasks, groups or tags.
-        folders: with further tasks, as YAML. They may name functions to be run.
-
-    Raises:
-        UnknownNameError: there is no such task; the nearest names are given.
-        DataError: a task's data cannot be loaded.
-    """
-    missing = [folder for folder in folders if not folder.is_dir()]
-    if missing:
-        raise UsageError(f"{missing[0]} is no folder", "give a folder of task configurations with --include-path")
-    include = [str(folder) for folder in folders]
-    manager = TaskManager(include_path=include, include_defaults=False)
-    if not set(names) <= set(manager.all_tasks):
-        manager = TaskManager(include_path=include)
-    for name in names:
-        if name not in manager.all_tasks:
-            raise UnknownNameError(
-                f"the harness {lm_eval.__version__} has no task {name!r}", did_you_mean(name, manager.all_tasks)
-            )
-    try:
-        with _quiet():
-            loaded = manager.load(list(names))
-    except Exception as error:  # whatever a configuration, the datasets library, the network or the hub raises
-        raise DataError(
-            f"the tasks {', '.join(names)} cannot be loaded: {type(error).__name__}: {_line(error)}",
-            "data come from the hub by way of datasets, which needs a connection; for local data write a task yourself"
-            " (a YAML file with dataset_path and dataset_kwargs) and give its folder with --include-path",
-        ) from error
-    groups = [loaded["groups"][name] for name in names if name in loaded["groups"]]
-    inside = {task.task_name for group in groups for task in group.get_all_tasks()}
-    return [*groups, *(task for name, task in loaded["tasks"].items() if name not in inside)]
-
-
 def evaluate(lm: AdaptedLM, tasks: Sequence[Any], settings: Settings) -> list[Value]:
     """Run tasks on a model.
 
@@ -148,7 +91,7 @@ def evaluate(lm: AdaptedLM, tasks: Sequence[Any], settings: Settings) -> list[Va
         RunError: the harness or the model failed.
     """
     try:
-        with _quiet():
+        with quiet():
             results = lm_eval.simple_evaluate(
                 model=lm,
                 tasks=list(tasks),
@@ -168,7 +111,7 @@ def evaluate(lm: AdaptedLM, tasks: Sequence[Any], settings: Settings) -> list[Va
         raise
     except Exception as error:  # tasks bring code of their own
         raise RunError(
-            f"the harness failed: {type(error).__name__}: {_line(error)}",
+            f"the harness failed: {type(error).__name__}: {line(error)}",
             "a model with tokens at its inputs can read fewer of a text: set --max-length; --traceback shows where",
         ) from error
     return list(_values(results or {}))
@@ -191,19 +134,3 @@ def _values(results: dict[str, Any]) -> Iterator[Value]:
                 examples=int(results.get("n-samples", {}).get(task, {}).get("effective", 0)),
                 few_shot=results.get("n-shot", {}).get(task),
             )
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or "no message").splitlines()[0]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the harness from reporting what is expected: a model that is loaded already."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -66,12 +66,15 @@ def command(
       refarch advise --task lexicon-polarity --backbone minilm --evidence runs/ --max-trainable 100K
       refarch advise --task T --backbone ./model --evidence study/ --no-inference-overhead --memory 8GB --json
     """  # noqa: D301 - click reads \b as: keep these lines as they are
+    from refarch_inspect.names import meant
+
     from refarch.plugins import default_registry
     from refarch_compare import shown
-    from refarch_compare.advise.advice import advise
     from refarch_compare.advise.candidates import Limits
     from refarch_compare.evidence.store import Evidence, load
 
+    registry = default_registry()
+    meant(backbone, registry)
     limits = Limits(
         trainable=amount(max_trainable) if max_trainable else None,
         no_inference_overhead=no_inference_overhead,
@@ -80,7 +83,9 @@ def command(
     evidence = load(roots) if roots else Evidence(())
     if evidence.problems and not as_json:
         click.echo(evidence.note(), err=True)
-    found = advise(task, backbone, evidence.rows, limits, default_registry(), recorded_as=recorded_as, alpha=alpha)
+    from refarch_compare.advise.advice import advise  # loads scipy
+
+    found = advise(task, backbone, evidence.rows, limits, registry, recorded_as=recorded_as, alpha=alpha)
     if as_json:
         click.echo(shown.as_json({**found.data(), "skipped": [vars(item) for item in evidence.problems]}))
     else:

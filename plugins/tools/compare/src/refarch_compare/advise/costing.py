@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refarch_inspect.source import find_config
+from refarch_inspect.names import meant
 
+import refarch
 from refarch import ConfiguredTechnique, Registry
 
 TRAINED_COPIES = 4
@@ -38,6 +39,9 @@ class Backbone:
     """
 
     def __init__(self, name: str, task: str, registry: Registry) -> None:
+        meant(name, registry)
+        from refarch_inspect.source import find_config  # loads torch
+
         from refarch_compare.cost.backbone import find
 
         self.name, self.registry = name, registry
@@ -57,8 +61,6 @@ class Backbone:
             RefarchError: it cannot work on this backbone.
         """
         import torch
-
-        import refarch
 
         with torch.device("meta"):
             adaptation = refarch.attach(

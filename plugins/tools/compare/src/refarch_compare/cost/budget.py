@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from transformers import PretrainedConfig, PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 import refarch
 from refarch import Registry, TechniqueSpec, default_registry
 from refarch.errors import SlotError, SpecError, UsageError
-from refarch_compare.cost import backbone as backbones
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 _LARGEST = 2**20
 """No size above it is tried."""
@@ -104,6 +104,10 @@ def solve_budget(
 
 
 def _model(backbone: str | PretrainedConfig | PreTrainedModel, registry: Registry) -> PreTrainedModel:
+    from transformers import PreTrainedModel
+
+    from refarch_compare.cost import backbone as backbones
+
     if isinstance(backbone, PreTrainedModel):
         return backbone
     found = backbones.find(backbone, registry) if isinstance(backbone, str) else backbones.of_config(backbone)

@@ -79,17 +79,22 @@ def command(
     import sys
     import time
 
+    from refarch_inspect.names import meant
+
     from refarch import default_registry
     from refarch.errors import UsageError
     from refarch_compare import naming, shown
-    from refarch_compare.cost.backbone import find
-    from refarch_compare.cost.estimate import Estimate, Estimator, Setting
 
     if no_run and memory is not None:
         raise UsageError("--memory needs a step to be counted", "leave out --no-run")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    limit = None if memory is None else _size(memory)
     registry = default_registry()
+    meant(backbone, registry)
     chosen = [naming.parse(name, registry) for name in names] or naming.variants(registry, presets=False)
+    from refarch_compare.cost.backbone import find  # loads torch
+    from refarch_compare.cost.estimate import Estimate, Estimator, Setting
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     started = time.perf_counter()
     model = find(backbone, registry, dtype, auto_class, labels.split(",") if labels else ())
     setting = Setting(
@@ -100,7 +105,7 @@ def command(
         train_head=train_head,
         run=not no_run,
         checkpointing=checkpointing,
-        memory=None if memory is None else _size(memory),
+        memory=limit,
     )
     estimator = Estimator(model, setting)
     found = []

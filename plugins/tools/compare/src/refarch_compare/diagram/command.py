@@ -37,7 +37,10 @@ def command(names: tuple[str, ...], backbone: str | None, out: Path | None) -> N
     chosen = [naming.parse(name, registry) for name in names]
     config = None
     if backbone is not None:
-        from refarch_inspect.source import find_config
+        from refarch_inspect.names import meant
+
+        meant(backbone, registry)
+        from refarch_inspect.source import find_config  # loads torch
 
         logging.getLogger("transformers").setLevel(logging.ERROR)
         config = find_config(backbone, None, registry)

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from refarch import Registry
     from refarch_compare.evidence.store import Problem
     from refarch_compare.measure.curves import Reached
+    from refarch_compare.measure.reading import Run
     from refarch_compare.measure.report import Report, Setting
-    from refarch_compare.measure.subjects import Group, Run
+    from refarch_compare.measure.subjects import Group
 
 
 @click.command("measure")
@@ -70,6 +71,7 @@ def command(
     from refarch.errors import UsageError
     from refarch.files import write_text
     from refarch_compare import shown
+    from refarch_compare.measure.reading import require
     from refarch_compare.measure.report import Setting
 
     _check(runs, {"--backbone": backbone, "--technique": techniques, "--task": task, "--dtype": dtype}, target)
@@ -79,6 +81,8 @@ def command(
     setting = Setting.parse({k: v for k, v in conditions.items() if v is not None}, "the conditions")
     fixed = conditions["precision"] is not None
     found, problems = _read(runs)
+    if backbone is not None:
+        require(techniques, backbone, task, registry)
     reached = _targets(found, target) if target is not None else {}
     groups, gone = ([], []) if no_timing else _groups(found, backbone, techniques, task, dtype, registry)
     reports = [_measured(group, setting, fixed, registry, quiet) for group in groups]
@@ -121,7 +125,7 @@ def _read(roots: tuple[Path, ...]) -> tuple[list[Run], list[Problem]]:
         DataError: there are none.
     """
     from refarch.errors import DataError
-    from refarch_compare.measure.subjects import read_runs
+    from refarch_compare.measure.reading import read_runs
 
     found, problems = read_runs(roots)
     if roots and not found:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from refarch import Formulation, PipelineSpec, Registry, RunRecord
+from refarch import Formulation, PipelineSpec, Registry
 from refarch.architecture import BackboneChoice, TechniqueChoice
 from refarch.errors import RefarchError
-from refarch.files import read_json
 from refarch.pipeline import backbone_kind
 from refarch.plugins import configured, resolve_pipeline
 from refarch_compare import naming
-from refarch_compare.evidence.reading import RECORD
-from refarch_compare.evidence.store import Problem, records
+from refarch_compare.evidence.store import Problem
 from refarch_compare.measure.measuring import Subject
+from refarch_compare.measure.reading import Run, text_of
 from refarch_compare.tasks import model_arguments
 
 
@@ -40,44 +37,8 @@ class Group:
     subjects: list[Subject] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run."""
-
-    folder: Path
-    record: RunRecord
-
-    @property
-    def label(self) -> str:
-        """Its techniques' labels."""
-        return "+".join(choice.label or choice.name for choice in self.record.pipeline.techniques)
-
-    @property
-    def place(self) -> str:
-        """Its task on its backbone."""
-        return _text([self.record.pipeline.task.model_dump(), self.record.pipeline.backbone.model_dump()])
-
-
 Heads = dict[str, tuple[Formulation, dict[str, Any]]]
 """By place: how the task is put to the backbone, and what it asks of the model's head."""
-
-
-def read_runs(roots: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
-    """The finished runs below some folders, and the records that cannot be read. Imported records are passed over.
-
-    Raises:
-        DataError: a folder does not exist.
-    """
-    found: list[Run] = []
-    problems: list[Problem] = []
-    for path in records(roots):
-        if path.name != RECORD:
-            continue
-        try:
-            found.append(Run(path.parent, RunRecord.parse(read_json(path), str(path))))
-        except RefarchError as error:
-            problems.append(Problem(str(path), " ".join(error.message.split())))
-    return found, problems
 
 
 def of_runs(runs: Sequence[Run], registry: Registry) -> tuple[list[Group], list[Problem]]:
@@ -99,7 +60,7 @@ def of_runs(runs: Sequence[Run], registry: Registry) -> tuple[list[Group], list[
         heads[run.place] = formulation, arguments
         base = [pipeline.backbone.model_dump(), formulation.auto_class, arguments, pipeline.training.precision]
         choices = [choice.model_dump(exclude={"label"}) for choice in pipeline.techniques]
-        alike.setdefault(_text(base), {}).setdefault(_text(choices), []).append(run)
+        alike.setdefault(text_of(base), {}).setdefault(text_of(choices), []).append(run)
     return [_group(list(same.values()), heads, registry) for same in alike.values()], problems
 
 
@@ -162,7 +123,3 @@ def _subject(runs: list[Run], formulation: Formulation, registry: Registry) -> S
         folders=folders if all(folder.is_dir() for folder in folders) else (),
         runs=tuple(run.folder for run in runs),
     )
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=repr)

@@ -39,11 +39,12 @@ def command(
     from refarch_compare import shown
     from refarch_compare.evidence.query import select
     from refarch_compare.evidence.store import load
-    from refarch_compare.relate.relating import relate
 
     evidence = load(roots)
     if evidence.problems:
         click.echo(evidence.note(), err=True)
+    from refarch_compare.relate.relating import relate  # loads scipy
+
     found = relate(select(evidence.rows, where), response, only, alpha=alpha)
     if as_json:
         click.echo(shown.as_json({**found.data(), "skipped": [vars(item) for item in evidence.problems]}))

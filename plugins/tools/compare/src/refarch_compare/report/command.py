@@ -52,12 +52,15 @@ def command(
     from refarch.files import write_text
     from refarch.plugins import default_registry, resolve
     from refarch_compare import shown
-    from refarch_compare.report.report import make
+    from refarch_compare.evidence.store import records
 
     outs = outs or ((roots[0] if roots[0].is_dir() else roots[0].parent) / "report.html",)
     for out in outs:
         if out.suffix.lower() not in FORMATS:
             raise UsageError(f"{out}: a report is HTML, Markdown or CSV", "let the name end in .html, .md or .csv")
+    records(roots)
+    from refarch_compare.report.report import make  # loads scipy
+
     report = make(roots, default_registry(), where=where, title=title, alpha=alpha)
     for out in outs:
         write_text(out, resolve(FORMATS[out.suffix.lower()])(report))

@@ -36,15 +36,15 @@ def command(names: tuple[str, ...], drawing: Path | None, all_properties: bool, 
     from refarch import default_registry
     from refarch.files import write_text
     from refarch_compare import naming, shown
-    from refarch_compare.structure.distance import matrix, nearest
+
+    registry = default_registry()
+    named = [naming.parse(name, registry) for name in dict.fromkeys(names)]
+    from refarch_compare.structure.distance import matrix, nearest  # load scipy
     from refarch_compare.structure.features import structure
     from refarch_compare.structure.picture import picture, survey
 
-    registry = default_registry()
     everything = naming.variants(registry)
-    chosen = [naming.parse(name, registry) for name in dict.fromkeys(names)] or [
-        item for item in everything if ":" not in item.label
-    ]
+    chosen = named or [item for item in everything if ":" not in item.label]
     structures = [structure(item.technique, item.label) for item in chosen]
     others = {
         item.label: [

@@ -60,7 +60,6 @@ def command(
     from refarch_compare.study.folder import StudyFolder
     from refarch_compare.study.plan import plan
     from refarch_compare.study.reading import FIRST
-    from refarch_compare.study.work import forgive
 
     report = report or study is None
     spec, folder = _read(study or FIRST, out)
@@ -72,6 +71,8 @@ def command(
         return
     files.begin(planned)
     if retry:
+        from refarch_compare.study.work import forgive  # loads torch
+
         forgive(planned, files)
     again = " ".join(["refarch compare run", *([str(study)] if study else []), *(["--out", str(out)] if out else [])])
     _work(planned, files, registry, quiet, again)

@@ -7,11 +7,10 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from refarch import Formulation, PipelineSpec, Registry
+from refarch import Formulation, PipelineSpec, Registry, pipeline as pipelines
 from refarch.architecture import Spec, TechniqueChoice
 from refarch.errors import RefarchError, UsageError
-from refarch.pipeline import backbone_kind
-from refarch.plugins import resolve_pipeline
+from refarch.plugins import locate, resolve_pipeline
 from refarch_compare.cost.budget import BudgetError, Solved, nearest
 from refarch_compare.study.shape import Shapes
 from refarch_compare.study.spec import BackboneEntry, Search, StudySpec, TaskEntry, TechniqueEntry
@@ -55,18 +54,28 @@ class Plan(Spec):
 
 
 @dataclass(frozen=True)
-class _Combination:
+class _Named:
     """A technique on a task and a backbone."""
 
     technique: TechniqueEntry
     task: TaskEntry
     backbone: BackboneEntry
     pipeline: PipelineSpec
-    formulation: Formulation
+
+    @property
+    def where(self) -> str:
+        return f"{self.technique.label} on {self.task.label}, {self.backbone.label}"
 
     @property
     def group(self) -> str:
         return f"{self.technique.label}.{self.task.label}.{self.backbone.label}"
+
+
+@dataclass(frozen=True)
+class _Combination(_Named):
+    """The same, with the way in which the task is put to the backbone."""
+
+    formulation: Formulation
 
     def cell(self, seed: int, solved: Solved, matched: bool | None) -> Cell:
         return Cell(
@@ -96,12 +105,7 @@ def plan(study: StudySpec, registry: Registry) -> Plan:
         UsageError: an unknown name, a wrong option, a slot that a backbone lacks, two cells that are the same run ...
         BudgetError: a technique cannot have about as many parameters as the budget; says the nearest it can.
     """
-    combinations = [
-        _combination(study, technique, task, backbone, registry)
-        for backbone in study.backbones
-        for task in study.tasks
-        for technique in study.techniques
-    ]
+    combinations = _combinations(study, registry)
     arguments = _read_tasks(combinations, registry)
     shapes = Shapes(registry)
     blocks: dict[tuple[str, str], list[tuple[_Combination, Solved, bool | None]]] = {}
@@ -133,10 +137,24 @@ def trial_pipeline(spec: Search, pipeline: PipelineSpec, rate: float) -> Pipelin
     return PipelineSpec.parse(data, "a trial's pipeline")
 
 
-def _combination(
+def _combinations(study: StudySpec, registry: Registry) -> list[_Combination]:
+    """Every technique on every task and backbone: first all names, then what takes the models' configurations."""
+    named = [
+        _named(study, technique, task, backbone, registry)
+        for backbone in study.backbones
+        for task in study.tasks
+        for technique in study.techniques
+    ]
+    return [_formulated(one, registry) for one in named]
+
+
+def _named(
     study: StudySpec, technique: TechniqueEntry, task: TaskEntry, backbone: BackboneEntry, registry: Registry
-) -> _Combination:
-    """A technique on a task and a backbone with the pipeline of the first seed, before its size is solved."""
+) -> _Named:
+    """A technique on a task and a backbone with the pipeline of the first seed, before its size is solved.
+
+    Needs no torch, so that all names are looked up before any configuration of a model.
+    """
     options = dict(technique.options)
     if technique.preset is not None:
         if options.get("preset", technique.preset) != technique.preset:
@@ -154,13 +172,22 @@ def _combination(
         pipeline = resolve_pipeline(pipeline, registry)
         if study.search is not None:
             trial_pipeline(study.search, pipeline, pipeline.training.learning_rate)
-        kind = backbone_kind(pipeline.backbone, registry)
-        formulation = registry.task(task.name).formulation(kind, task.formulation)
+        locate(pipeline.backbone, registry)
     except RefarchError as error:
         raise type(error)(f"{where}: {error.message}", error.hint) from None
     except ValueError as error:  # pydantic's: a technique's name that could be none, two rhythms of evaluation ...
         raise UsageError(f"{where}: {error}") from None
-    return _Combination(technique, task, backbone, pipeline, formulation)
+    return _Named(technique, task, backbone, pipeline)
+
+
+def _formulated(named: _Named, registry: Registry) -> _Combination:
+    """The same, with the way in which its task is put to its backbone."""
+    try:
+        kind = pipelines.backbone_kind(named.pipeline.backbone, registry)
+        formulation = registry.task(named.task.name).formulation(kind, named.task.formulation)
+    except RefarchError as error:
+        raise type(error)(f"{named.where}: {error.message}", error.hint) from None
+    return _Combination(named.technique, named.task, named.backbone, named.pipeline, formulation)
 
 
 def _reading(combination: _Combination) -> tuple[str, str]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import transformers
-from transformers import AutoConfig, PreTrainedModel
-
-from refarch import ConfiguredTechnique, Registry, attach
+import refarch
+from refarch import ConfiguredTechnique, Registry, pipeline
 from refarch.architecture import BackboneChoice
 from refarch.errors import UsageError
-from refarch.pipeline import quiet
 from refarch.plugins import locate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def empty_model(
@@ -31,11 +30,15 @@ def empty_model(
     Raises:
         UsageError: its configuration cannot be had, or there is no such model class for it.
     """
+    import torch  # not above: names are looked up first, and need none of it
+    import transformers
+    from transformers import AutoConfig
+
     source = locate(choice, registry)
     common: dict[str, Any] = {"trust_remote_code": choice.trust_remote_code}
     values = {**choice.config, **(arguments or {})}
     try:
-        with quiet(), torch.device("meta"):
+        with pipeline.quiet(), torch.device("meta"):
             config = AutoConfig.from_pretrained(source, revision=choice.revision or "main", **common, **values)
             model: PreTrainedModel = getattr(transformers, auto_class).from_config(config, **common)
     except (OSError, ValueError) as error:
@@ -81,7 +84,7 @@ class Shapes:
                 self._models[where] = empty_model(choice, auto_class, self.registry, arguments)
             head = new_head and not technique.selects_head
             choices: dict[str, Any] = {"name": label, "train_head": head, "registry": self.registry}
-            adaptation = attach(self._models[where], technique, **choices)
+            adaptation = refarch.attach(self._models[where], technique, **choices)
             self._counts[key] = adaptation.count(head=False)
             adaptation.detach()
         return self._counts[key]

@@ -36,14 +36,18 @@ def command(expression: str, out: Path | None, backbone: str | None, path: Path 
       refarch library compose "ties(law, news, density=0.2, rank=16)" --out merged/
       refarch library compose "route(law, news, gate=arrow)" --out routed/ --json
     """  # noqa: D301 - click reads \b as: keep these lines as they are
-    from refarch import combine, compose, judge
     from refarch.architecture import WEIGHT, parts, read_expression
     from refarch.plugins import default_registry
     from refarch_library.base import load_base
-    from refarch_library.finding import find
+    from refarch_library.finding import find, place, require_backbone
     from refarch_library.store import Library
 
     wanted, registry, library = read_expression(expression), default_registry(), Library(path)
+    for name in parts(wanted):
+        place(name, library)
+    require_backbone(backbone, registry)
+    from refarch import combine, compose, judge  # load torch
+
     found = {name: find(name, library) for name in parts(wanted)}
     given = {name: _folder(each) for name, each in found.items()}
     model, _ = load_base(next(iter(found.values())).entry, registry, backbone=backbone, device="cpu")

@@ -69,6 +69,8 @@ def check(context: click.Context, names: tuple[str, ...], load: bool, path: Path
 
     library = Library(path)
     found = {}
+    for name in names:
+        library.require(name)
     for name in names or library.names():
         found[name] = checking.check(library, name)
         if load and not any(finding.level == "problem" for finding in found[name]):
@@ -97,14 +99,11 @@ def remove(names: tuple[str, ...], yes: bool, path: Path | None) -> None:
     Examples:
       refarch library remove polarity --yes
     """  # noqa: D301 - click reads \b as: keep these lines as they are
-    from refarch.errors import UnknownNameError, did_you_mean
     from refarch_library.store import Library
 
     library = Library(path)
-    known = library.names()
     for name in names:
-        if name not in known:
-            raise UnknownNameError(f"the library {library.path} has no entry {name!r}", did_you_mean(name, known))
+        library.require(name)
     if not yes:
         click.confirm(f"delete {', '.join(names)} from {library.path}?", abort=True)
     for name in names:

@@ -41,16 +41,23 @@ def command(
     from refarch.files import write_text
     from refarch.plugins import default_registry
     from refarch_library import shown
-    from refarch_library.commands.bars import counting
-    from refarch_library.finding import find
+    from refarch_library.finding import find, place, require_some
     from refarch_library.store import Library
-    from refarch_library.transfer.matrix import transfer_matrix
+
+    library, registry = Library(path), default_registry()
+    chosen = entries or library.names()
+    require_some(chosen)
+    for name in entries:
+        place(name, library)
+    for task in tasks:
+        registry.task(task)
+    from refarch_library.commands.bars import counting
+    from refarch_library.transfer.matrix import transfer_matrix  # loads torch
     from refarch_library.transfer.picture import draw
 
-    library = Library(path)
-    found = [find(name, library) for name in entries or library.names()]
+    found = [find(name, library) for name in chosen]
     with counting("scoring", len(found) * (len(found) + len(tasks))) as told:
-        matrix = transfer_matrix(found, default_registry(), tasks=tasks, any_labels=any_labels, limit=limit, told=told)
+        matrix = transfer_matrix(found, registry, tasks=tasks, any_labels=any_labels, limit=limit, told=told)
     text = shown.as_json(matrix.plain())
     if out:
         write_text(out, text + "\n")

@@ -59,16 +59,20 @@ def command(
     from refarch.errors import UsageError
     from refarch.plugins import default_registry
     from refarch_library import shown
-    from refarch_library.commands.bars import counting
-    from refarch_library.finding import find
+    from refarch_library.finding import find, place, require_backbone
     from refarch_library.store import Library
-    from refarch_library.transfer import study
 
     try:
         where = json.loads(layers) if layers else None
     except ValueError:
         raise UsageError(f"--layers {layers!r} is no JSON", """write [0, 2] or '{"last": 2}'""") from None
-    found, registry = find(entry, Library(path)), default_registry()
+    library, registry = Library(path), default_registry()
+    place(entry, library)
+    require_backbone(to, registry)
+    from refarch_library.commands.bars import counting
+    from refarch_library.transfer import study  # loads torch
+
+    found = find(entry, library)
     out = out or Path("ported") / f"{found.entry.name}-to-{Path(to).name}"
     training: dict[str, Any] = {"max_steps": steps} if steps else {}
     rows: list[Row] = []

@@ -57,13 +57,20 @@ def command(
       refarch predict --adaptation polarity --adaptation topic --file reviews.txt --json
       echo '{"text": "dull", "adaptation": "polarity"}' > q.jsonl; refarch predict --adaptation polarity --file q.jsonl
     """  # noqa: D301 - click reads \b as: keep these lines as they are
+    from refarch.plugins import default_registry
     from refarch_library import shown
-    from refarch_library.predict.predictor import Predictor
+    from refarch_library.finding import place, require_backbone
     from refarch_library.predict.questions import read_file, requests
     from refarch_library.store import Library
 
+    library = Library(path)
     asked = requests(names, [*texts, *pairs], read_file(file) if file else [])
-    predictor = Predictor(Library(path), backbone=backbone, limit=limit, batch_size=batch_size, device=device)
+    for name in dict.fromkeys(names):
+        place(name, library)
+    require_backbone(backbone, default_registry())
+    from refarch_library.predict.predictor import Predictor  # loads torch
+
+    predictor = Predictor(library, backbone=backbone, limit=limit, batch_size=batch_size, device=device)
     answers = predictor.ask_each(asked)
     rows = [
         {"adaptation": name, "text": question if isinstance(question, str) else list(question), **_renamed(answer)}

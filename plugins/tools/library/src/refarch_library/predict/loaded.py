@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -76,18 +76,7 @@ class View:
     Attributes:
         model: the backbone with the head.
         tokenizer: the backbone's.
-        mixture: entries whose rows share a forward pass now.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    mixture: Mixture | None = field(default=None)
-
-    def dissolve(self) -> None:
-        """Let entries run by themselves again."""
-        if self.mixture is not None:
-            self.mixture.dissolve()
-            self.mixture = None
-
-
-from refarch_library.predict.mixing import Mixture  # noqa: E402 - a view has one, and it has entries of a view

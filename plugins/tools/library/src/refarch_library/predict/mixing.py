@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from refarch import compose
 from refarch.errors import CompositionError
 from refarch.tasks import Question, hear_batches
-
-if TYPE_CHECKING:
-    from refarch_library.predict.loaded import Loaded
+from refarch_library.predict.loaded import Loaded
 
 
 class NotByRow(CompositionError):

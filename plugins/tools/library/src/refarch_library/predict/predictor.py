@@ -71,6 +71,8 @@ class Predictor:
         self.registry = registry or default_registry()
         self.place = ""
         self._views: dict[tuple[Any, ...], View] = {}
+        self._mixtures: dict[View, Mixture] = {}
+        """By view, the entries whose rows share a forward pass now."""
         self._held: OrderedDict[str, Loaded] = OrderedDict()
         self._apart: set[frozenset[str]] = set()
         self._lock = threading.RLock()
@@ -131,16 +133,26 @@ class Predictor:
     def _mix(self, members: Sequence[Loaded]) -> bool:
         """Whether entries can share a forward pass; if so, they are ready for it."""
         view, key = members[0].view, frozenset(member.name for member in members)
-        if view.mixture is not None and view.mixture.holds(members):
+        if self._mixed(members) is not None:
             return True
         if key in self._apart:
             return False
-        view.dissolve()
+        self._dissolve(view)
         try:
-            view.mixture = Mixture(members)
+            self._mixtures[view] = Mixture(members)
         except CompositionError:
             self._apart.add(key)
-        return view.mixture is not None
+        return view in self._mixtures
+
+    def _mixed(self, members: Sequence[Loaded]) -> Mixture | None:
+        """The mixture that all of some entries of one view are in."""
+        mixture = self._mixtures.get(members[0].view)
+        return mixture if mixture is not None and mixture.holds(members) else None
+
+    def _dissolve(self, view: View) -> None:
+        """Let a view's entries run by themselves again."""
+        if view in self._mixtures:
+            self._mixtures.pop(view).dissolve()
 
     def _answer(self, owners: Sequence[Loaded], texts: Sequence[Question]) -> list[Answer]:
         """The answers to texts, each by its own entry; all are in one view."""
@@ -149,12 +161,13 @@ class Predictor:
             view.model.device.type, getattr(torch, first.precision), enabled=first.precision != "float32"
         )
         with torch.inference_mode(), cast:
-            if view.mixture is not None and view.mixture.holds(owners):
+            mixture = self._mixed(owners)
+            if mixture is not None:
                 try:
-                    return view.mixture.ask(owners, texts, self.batch_size)
+                    return mixture.ask(owners, texts, self.batch_size)
                 except NotByRow:
-                    self._apart.add(frozenset(member.name for member in view.mixture.members))
-                    view.dissolve()
+                    self._apart.add(frozenset(member.name for member in mixture.members))
+                    self._dissolve(view)
             answers: list[Answer] = [{}] * len(texts)
             for owner in dict.fromkeys(owners):
                 rows = [row for row, own in enumerate(owners) if own is owner]
@@ -199,8 +212,8 @@ class Predictor:
 
     def _drop(self) -> None:
         _, loaded = self._held.popitem(last=False)
-        if loaded.view.mixture is not None and loaded.view.mixture.holds([loaded]):
-            loaded.view.dissolve()
+        if self._mixed([loaded]) is not None:
+            self._dissolve(loaded.view)
         for adaptation in reversed(loaded.adaptations):
             adaptation.detach()
 

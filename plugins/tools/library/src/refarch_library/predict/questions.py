@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refarch.errors import DataError, UsageError, did_you_mean
-from refarch.tasks import Question, read_text
+from refarch.tasks import read_text
 
-Asked = tuple[str | None, Question]
-"""A text, and the entry that it is for; None where it is for all."""
+if TYPE_CHECKING:
+    from refarch.tasks import Question
+
+    Asked = tuple[str | None, Question]
+    """A text, and the entry that it is for; None where it is for all."""
 
 
 def requests(names: Sequence[str], questions: Sequence[Question], rows: Sequence[Asked]) -> list[tuple[str, Question]]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from refarch import PipelineSpec, Pool, Registry
-from refarch.errors import CheckpointError, RefarchError, UsageError
+from refarch.errors import CheckpointError, RefarchError
 from refarch.files import below
 from refarch_library.base import choice
-from refarch_library.finding import Found
+from refarch_library.finding import Found, require_some
 from refarch_library.transfer.scoring import score_saved
 
 
@@ -67,8 +67,7 @@ def transfer_matrix(
     Raises:
         UsageError: there is no entry.
     """
-    if not found:
-        raise UsageError("there is no entry to score", "add a run: refarch library add runs/first")
+    require_some(found)
     columns = _columns(found, tasks, limit, registry)
     pool = Pool(tasks=len(columns))
     matrix = Matrix(

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch import PipelineSpec, Pool, Registry, Task, load
-from refarch.engine.checkpoints import provenance as origin
+from refarch import PipelineSpec, Pool, Registry, Task, engine, load
 from refarch.errors import CheckpointError, UsageError
 from refarch.pipeline import assemble, quiet
 from refarch.plugins import resolve_pipeline
@@ -76,7 +75,7 @@ def score_saved(
     resolved = resolve_pipeline(pipeline, registry)
     with pool.turn():
         base = pool.take(resolved, registry)
-        here = origin.labels(base.model)
+        here = engine.labels(base.model)
         if labels is not None and dict(labels) != here:
             names = [", ".join(each.values()) or "none" for each in (labels, here)]
             raise CheckpointError(f"its head's labels are {names[0]}, the task's {names[1]}")
