@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import warm
 from cells import Matrix
 from digests import packages, touched
 
@@ -97,6 +98,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tell the kit which cases run."""
     if not config.getoption("full"):
         config.stash[CHOICE] = Sample(config)
+
+
+def pytest_unconfigure() -> None:
+    """End the processes that tests fork."""
+    warm.close()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
