@@ -24,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-
 SERVERS: list[Server] = []
 """All that were started in this process."""
 
