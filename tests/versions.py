@@ -2,7 +2,7 @@
 
     python tests/versions.py                                 # the oldest on the oldest Python, the newest on each
     python tests/versions.py --only newest --python python3.12                 # a part
-    python tests/versions.py --pin torch==2.13.0 --pin transformers==5.17.0    # these versions instead
+    python tests/versions.py --pin torch==2.13.0 --pin transformers==5.20.0    # these versions instead
     python tests/versions.py --list                          # what would run, and which interpreters are missing
 
 Oldest are the floors of all that core/pyproject.toml depends on; newest is what pip finds. Each combination gets a
@@ -110,6 +110,7 @@ def install(combination: Combination, folder: Path) -> Path:
 def smoke() -> Iterator[str]:
     """What fails in this environment; progress goes to standard error."""
     sys.path.insert(0, str(ROOT / "tests"))
+    from cells import Matrix
     from digests import Own, own_tests
 
     from refarch.cli import main
@@ -121,7 +122,7 @@ def smoke() -> Iterator[str]:
         yield "refarch list-plugins --check"
     registry, own = default_registry(), own_tests()
     techniques = [registry.technique(name) for name in registry.names("technique")]
-    for technique, family in sorted(covering(techniques, registry.families())):
+    for technique, family in sorted(covering(techniques, registry.families(), Matrix.read().applies)):
         said = own.get(technique, Own())
         report = run_checks(technique, said.options, [family], said.exempt)
         print(f"{technique} x {family}: {len(report.failures())} failed", file=sys.stderr)
