@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 from refarch.plugins import HOOK_SPECIFICATIONS
 
@@ -48,12 +49,22 @@ def test_the_matrix_allows_what_the_design_lists(generated):
     assert "a linear input" not in allowed["direct addition"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/composition.md"])
-def test_marked_code_runs(page, tmp_path):
+def marked(page):
     code = "\n".join(MARKED.findall((ROOT / page).read_text(encoding="utf-8")))
     assert code
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    return ["-c", code]
+
+
+@pytest.mark.slow
+def test_marked_code_runs_in_a_fresh_interpreter(tmp_path):
+    done = subprocess.run([sys.executable, *marked("README.md")], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["docs/quickstart.md", "docs/composition.md"])
+def test_marked_code_runs(page, tmp_path):
+    done = warm.run(marked(page), tmp_path)
     assert done.returncode == 0, done.stderr
 
 

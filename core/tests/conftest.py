@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import warm
 
 from refarch.cli import main
 from refarch.plugins import forget_plugins
@@ -163,9 +164,12 @@ class Site:
         captured = self._capture.readouterr()
         return Result(code, captured.out, captured.err)
 
-    def process(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Result:
-        """Run Python with this folder on its path in a process of its own."""
+    def process(self, *arguments: str, environment: Mapping[str, str] | None = None, warmed: bool = False) -> Result:
+        """Run Python with this folder on its path in a process of its own; ``warmed``: one that has imported torch."""
         env = {**os.environ, "PYTHONPATH": str(self.path), **(environment or {})}
+        if warmed:
+            done = warm.run(arguments, self.path, env)
+            return Result(done.returncode, done.stdout, done.stderr)
         done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=env, timeout=120)
         return Result(done.returncode, done.stdout, done.stderr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -24,7 +25,12 @@ print(json.dumps([name for name in json.loads(sys.argv[3]) if name in sys.module
 
 def expect_light(kind: Kind, name: str) -> None:
     """Fail if importing the plugin and calling its hook imports torch or its like (in a process of its own)."""
-    target = default_registry().find(kind, name).target
+    _expect_light(kind, name, default_registry().find(kind, name).target)
+
+
+@functools.cache
+def _expect_light(kind: Kind, name: str, target: str) -> None:
+    """Several classes test one plugin; once in a process is enough, unless it fails."""
     command = [sys.executable, "-c", _SCRIPT, target, HOOKS[kind], json.dumps(HEAVY)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{kind} {name!r}: importing {target!r} in a new process failed:\n{done.stderr}"
