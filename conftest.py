@@ -21,6 +21,7 @@ from refarch.testing.sample import CHOICE, covering
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the environment came without bytecode; hundreds of processes need it
 
 
 @pytest.fixture(autouse=True)
