@@ -8,7 +8,7 @@ from torch import Tensor
 from refarch.architecture import ModuleSpec, TechniqueSpec
 from refarch.errors import UsageError
 from refarch.testing import CHECKS, TechniqueConformance, run_checks
-from refarch.testing.probes import LINE, Line
+from refarch.testing.probes import LINE, PROBES, Line
 
 
 class WrongDelta(Line):
@@ -75,3 +75,9 @@ class TestExempted(TechniqueConformance):
         "test_delta_matches_forward": "its matrix is wrong, on purpose",
         "merge_equals_attached": "its matrix is wrong, on purpose",
     }
+
+
+@pytest.mark.parametrize("probe", PROBES, ids=[probe.name for probe in PROBES])
+def test_every_integration_form_passes(probe: TechniqueSpec) -> None:
+    report = run_checks(probe, families=["bert", "gpt2"])
+    assert report.passed, [f"{result.check} on {result.model}: {result.message}" for result in report.failures()]
