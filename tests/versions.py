@@ -5,8 +5,8 @@
     python tests/versions.py --pin torch==2.13.0 --pin transformers==5.20.0    # these versions instead
     python tests/versions.py --list                          # what would run, and which interpreters are missing
 
-Oldest are the floors of all that core/pyproject.toml depends on; newest is what pip finds. Each combination gets a
-virtual environment with the core, all techniques and all families, and there list-plugins, the covering sample of the
+Oldest are the floors of torch and transformers in core/pyproject.toml; newest is what pip finds. Each combination gets
+a virtual environment with the core, all techniques and all families, and there list-plugins, the covering sample of the
 conformance kit (attach, train, merge, save, load, and what else it asks), and the kit on each family. Some minutes
 each, after downloads of up to some gigabytes: torch's builds on PyPI bring CUDA along. --keep FOLDER keeps the
 environments; there a second run installs only what differs.
@@ -29,6 +29,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = ("techniques", "backbones")
+OPEN = ("torch", "transformers")
+"""What the core lives in and sets no upper bound to. How old the rest may be, these two say themselves."""
 NEWEST_KNOWN = 14
 """The newest minor version of Python that is looked for."""
 
@@ -49,8 +51,8 @@ def project(folder: Path = ROOT / "core") -> dict:
 
 
 def floors() -> tuple[str, ...]:
-    """The oldest version of each dependency of the core, as pins."""
-    return tuple(re.sub(r">=([\w.]+).*", r"==\1", text) for text in project()["dependencies"] if ">=" in text)
+    """The oldest versions that the core's open ranges allow, as pins."""
+    return tuple(text.replace(">=", "==") for text in project()["dependencies"] if text.partition(">=")[0] in OPEN)
 
 
 def interpreters() -> tuple[dict[str, str], list[str]]:

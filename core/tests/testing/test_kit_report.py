@@ -11,7 +11,7 @@ from torch import Tensor
 from refarch.architecture import ModuleSpec, TechniqueSpec
 from refarch.errors import UsageError
 from refarch.testing import CHECKS, TechniqueConformance, run_checks
-from refarch.testing.probes import LINE, Line
+from refarch.testing.probes import LINE, PROBES, Line
 from refarch.testing.sample import CHOICE
 
 
@@ -110,3 +110,9 @@ def test_a_class_runs_all_its_cases_unless_the_session_chooses() -> None:
     assert generated(stash, "test_identity_at_start") == gpt2
     assert generated(stash, "test_eval_is_deterministic") == gpt2[:1], "any head will do there"
     assert generated(stash, "test_light_import") == ["plugin"]
+
+
+@pytest.mark.parametrize("probe", PROBES, ids=[probe.name for probe in PROBES])
+def test_every_integration_form_passes(probe: TechniqueSpec) -> None:
+    report = run_checks(probe, families=["bert", "gpt2"])
+    assert report.passed, [f"{result.check} on {result.model}: {result.message}" for result in report.failures()]
