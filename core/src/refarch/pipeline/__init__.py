@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         quiet as quiet,
         seeds as seeds,
     )
+    from refarch.pipeline.meta_model import model_on_meta as model_on_meta
     from refarch.pipeline.peak_memory import peak_memory as peak_memory, reset_peak as reset_peak
     from refarch.pipeline.pool import Pool as Pool
     from refarch.pipeline.run_folder import (
@@ -24,17 +25,18 @@ if TYPE_CHECKING:
     )
     from refarch.pipeline.runner import run as run
     from refarch.pipeline.trainer import AdaptationTrainer as AdaptationTrainer
-    from refarch.yaml_text import parse_yaml as parse_yaml
+    from refarch.yaml_text import read_mapping as read_mapping
 
 _FROM = {
     "refarch.pipeline.assembly": "Assembled assemble",
     "refarch.pipeline.backbone": "backbone_kind load_backbone quiet seeds",
+    "refarch.pipeline.meta_model": "model_on_meta",
     "refarch.pipeline.peak_memory": "peak_memory reset_peak",
     "refarch.pipeline.pool": "Pool",
     "refarch.pipeline.run_folder": "COMPLETE RunFolder differences versions",
     "refarch.pipeline.runner": "run",
     "refarch.pipeline.trainer": "AdaptationTrainer",
-    "refarch.yaml_text": "parse_yaml",
+    "refarch.yaml_text": "read_mapping",
 }
 __all__ = names(_FROM)  # pyright: ignore[reportUnsupportedDunderAll]
 
