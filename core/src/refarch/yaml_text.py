@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,18 @@ def parse_yaml(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def read_file(path: Path) -> dict[str, Any]:
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_mapping(path: Path, what: str, hint: str) -> dict[str, Any]:
     """The mapping in a YAML file.
+
+    Args:
+        path: the file.
+        what: what it is to hold, for the message: "a pipeline".
+        hint: which keys that has.
 
     Raises:
         DataError: the file cannot be read, is not YAML, or holds something else than a mapping.
@@ -55,8 +66,5 @@ def read_file(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         held = "nothing" if data is None else f"a {type(data).__name__}"
-        raise DataError(
-            f"{path} holds {held}, but a pipeline is a mapping",
-            "its keys are backbone, techniques, task, training and seed; refarch schema pipeline describes them",
-        )
+        raise DataError(f"{path} holds {held}, but {what} is a mapping", hint)
     return data

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from refarch.architecture import PipelineSpec
 from refarch.errors import UnknownNameError, UsageError, did_you_mean
-from refarch.yaml_text import Loader, parse_yaml, read_file
+from refarch.yaml_text import parse_yaml, read_mapping
 
 FORM = "write --set key=value, for example --set training.epochs=3 or --set technique.rank=4"
+KEYS = "its keys are backbone, techniques, task, training and seed; refarch schema pipeline describes them"
 CHOICE_FIELDS = ("name", "options", "label", "formulation")
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def build(
@@ -34,7 +29,7 @@ def build(
     Raises:
         UsageError: something is missing, misspelt or of the wrong type.
     """
-    data = read_file(path) if path else {}
+    data = read_mapping(path, "a pipeline", KEYS) if path else {}
     for key, name in (("backbone", backbone), ("task", task)):
         if name is not None and _choice(data.get(key)).get("name") != name:
             data[key] = {"name": name}

@@ -36,16 +36,9 @@ def command(name: str, kind: str | None, as_json: bool) -> None:
         data = [{"plugin": item._asdict(), "spec": spec and spec.model_dump(mode="json")} for item, spec in shown]
         click.echo(json.dumps(data, indent=2, ensure_ascii=False))
         return
-    from rich.console import Console
+    from refarch.terminal import rendered
 
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 120
-    with console.capture() as captured:
-        for item, spec in shown:
-            for block in _blocks(item, spec):
-                console.print(block)
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    click.echo(rendered((block for item, spec in shown for block in _blocks(item, spec)), width=120))
 
 
 def _named(registry: Registry, name: str, kind: str | None) -> list[Found]:
@@ -215,13 +208,9 @@ def _values(values: dict[str, Any]) -> str:
 
 
 def _table(title: str | None, head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> RenderableType:
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in head:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
+    from refarch.terminal import grid
+
+    table = grid(head, rows, cell=str)
     return Group(title, table) if title else table

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         quiet as quiet,
         quiet_transformers as quiet_transformers,
     )
+    from refarch.pipeline.meta_model import model_on_meta as model_on_meta
     from refarch.pipeline.peak_memory import peak_memory as peak_memory, reset_peak as reset_peak
     from refarch.pipeline.pool import Pool as Pool
     from refarch.pipeline.run_folder import (
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
     from refarch.pipeline.seeding import seeds as seeds
     from refarch.pipeline.threads import torch_threads as torch_threads
     from refarch.pipeline.trainer import AdaptationTrainer as AdaptationTrainer
-    from refarch.yaml_text import parse_yaml as parse_yaml
+    from refarch.yaml_text import read_mapping as read_mapping
 
 _FROM = {
     "refarch.pipeline.assembly": "Assembled assemble score_split",
     "refarch.pipeline.backbone": "backbone_kind device load_backbone quiet quiet_transformers",
+    "refarch.pipeline.meta_model": "model_on_meta",
     "refarch.pipeline.peak_memory": "peak_memory reset_peak",
     "refarch.pipeline.pool": "Pool",
     "refarch.pipeline.run_folder": "COMPLETE RunFolder differences versions",
@@ -39,7 +41,7 @@ _FROM = {
     "refarch.pipeline.seeding": "seeds",
     "refarch.pipeline.threads": "torch_threads",
     "refarch.pipeline.trainer": "AdaptationTrainer",
-    "refarch.yaml_text": "parse_yaml",
+    "refarch.yaml_text": "read_mapping",
 }
 __all__ = names(_FROM)  # pyright: ignore[reportUnsupportedDunderAll]
 

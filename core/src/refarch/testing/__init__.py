@@ -29,6 +29,17 @@ if TYPE_CHECKING:
         primary as primary,
         spread as spread,
     )
+    from refarch.testing.peers import (
+        PLAIN_SLOTS as PLAIN_SLOTS,
+        Peers as Peers,
+        bert_base as bert_base,
+        expect_equal_outputs as expect_equal_outputs,
+        expect_equal_weights as expect_equal_weights,
+        expect_formula_on_fused_parts as expect_formula_on_fused_parts,
+        expect_orthogonal as expect_orthogonal,
+        side_by_side as side_by_side,
+        tiny_of as tiny_of,
+    )
     from refarch.testing.probes import ADAPTER as ADAPTER, PARALLEL as PARALLEL, PROBES as PROBES
     from refarch.testing.report import (
         Report as Report,
@@ -50,6 +61,10 @@ _FROM = {
     "refarch.testing.case": "Case NotApplicable Snapshot randomise",
     "refarch.testing.light": "expect_light",
     "refarch.testing.models": "Batch Tiny all_tiny outputs primary spread",
+    "refarch.testing.peers": (
+        "PLAIN_SLOTS Peers bert_base expect_equal_outputs expect_equal_weights expect_formula_on_fused_parts "
+        "expect_orthogonal side_by_side tiny_of"
+    ),
     "refarch.testing.probes": "ADAPTER PARALLEL PROBES",
     "refarch.testing.report": "Report Result run_backbone_checks run_checks run_task_checks",
     "refarch.testing.tokenizer": "tiny_tokenizer",

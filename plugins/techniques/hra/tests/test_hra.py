@@ -1,6 +1,5 @@
 """HRA: the conformance kit, peft with equal values, the formula on a fused projection, orthogonality, counts."""
 
-import copy
 from typing import Any
 
 import peft
@@ -9,74 +8,38 @@ import torch
 from hypothesis import given, settings, strategies as st
 from peft.tuners.hra.layer import HRALayer
 from refarch_hra.function import HRA
-from transformers import BertConfig, BertModel
 
 import refarch
 from refarch import SlotShape
 from refarch.errors import SpecError
-from refarch.testing import TechniqueConformance, all_tiny
-
-SLOTS = {
-    "bert": ("attention.query", "attention.value", "ffn.down"),
-    "llama": ("attention.query", "attention.key", "ffn.gate", "ffn.down"),
-    "t5": ("attention.query", "attention.value", "ffn.up"),
-}
-"""Slots that are no parts of fused projections, and plain linear layers, which is all that peft wraps."""
+from refarch.testing import (
+    PLAIN_SLOTS,
+    TechniqueConformance,
+    bert_base,
+    expect_equal_outputs,
+    expect_formula_on_fused_parts,
+    expect_orthogonal,
+    side_by_side,
+    tiny_of,
+)
 
 
 class TestHRA(TechniqueConformance):
     technique = "hra"
 
 
-def _tiny(family: str) -> Any:
-    return all_tiny([family])[0]
-
-
-def _pair(family: str, slots: tuple[str, ...], config: Any, **options: Any) -> Any:
-    """Our model and peft's, on one base, with the insertions beside each other: (function, peft's layer)."""
-    model = _tiny(family).model()
-    twin = copy.deepcopy(model)
-    adaptation = refarch.attach(model, "hra", slots=slots, **options)
-    paths = [adaptation.slot_map[address] for address, _ in adaptation.functions()]
-    wrapped = peft.get_peft_model(twin, config(target_modules=paths)).eval()
-    layers = {name: module for name, module in wrapped.named_modules() if isinstance(module, HRALayer)}
-    assert len(layers) == len(paths)
-    beside = []
-    for path, (_, function) in zip(paths, adaptation.functions(), strict=True):
-        beside.append((function, next(layer for name, layer in layers.items() if name.endswith(path))))
-    return model, adaptation, wrapped, beside
-
-
-def _equal_outputs_and_merged(family: str, model: Any, adaptation: refarch.Adaptation, wrapped: Any) -> None:
-    """Logits; backpropagates both losses; then the merged models."""
-    tiny = _tiny(family)
-    batch = tiny.batch(model, (5, 7))
-    logits, wanted = model(**batch).logits, wrapped(**batch).logits
-    assert (logits - _plain(family, batch)).abs().max() > 1e-3
-    torch.testing.assert_close(logits, wanted, rtol=1e-5, atol=1e-5)
-    tiny.loss(model, batch).backward()
-    tiny.loss(wrapped, batch).backward()
-    with torch.no_grad():
-        adaptation.merge()
-        torch.testing.assert_close(model(**batch).logits, wanted, rtol=1e-5, atol=1e-5)
-
-
-def _plain(family: str, batch: Any) -> Any:
-    return _tiny(family).model()(**batch).logits
-
-
-@pytest.mark.parametrize("family", SLOTS)
+@pytest.mark.parametrize("family", PLAIN_SLOTS)
 def test_equals_peft(family: str) -> None:
-    def config(**fields: Any) -> Any:
-        return peft.HRAConfig(r=6, **fields)
+    def wrap(model: Any, paths: list[str]) -> Any:
+        return peft.get_peft_model(model, peft.HRAConfig(r=6, target_modules=paths))
 
-    model, adaptation, wrapped, beside = _pair(family, SLOTS[family], config, rank=6)
+    peers = side_by_side("hra", family, wrap, HRALayer, rank=6)
     with torch.no_grad():
-        for function, layer in beside:
+        for _, function, layer in peers.beside:
             function.vectors.normal_()
             layer.hra_u["default"].copy_(function.vectors.T)
-    _equal_outputs_and_merged(family, model, adaptation, wrapped)
-    for function, layer in beside:
+    expect_equal_outputs(peers)
+    for _, function, layer in peers.beside:
         gradient = layer.hra_u["default"].grad.T
         assert gradient.abs().max() > 0
         torch.testing.assert_close(function.vectors.grad, gradient, rtol=1e-5, atol=1e-5)
@@ -91,19 +54,14 @@ def _chain(vectors: torch.Tensor) -> torch.Tensor:
     return matrix
 
 
-@torch.no_grad()
 def test_parts_of_a_fused_projection_by_the_formula() -> None:
-    """z = W0 H x for the query's and the value's third of GPT-2's c_attn, which stores W0^T as [d_in, 3 d]."""
-    tiny = _tiny("gpt2")
-    model, plain = tiny.model(), tiny.model()
-    adaptation = refarch.attach(model, "hra", rank=4, slots=("attention.query", "attention.value"))
-    for address, function in adaptation.functions():
-        function.vectors.normal_()
-        weight = plain.transformer.h[int(address.split(".")[2])].attn.c_attn.weight
-        third = slice(0, 32) if address.endswith("query") else slice(64, 96)
-        weight[:, third] = (weight[:, third].T @ _chain(function.vectors)).T
-    batch = tiny.batch(model, (5, 7))
-    torch.testing.assert_close(model(**batch).logits, plain(**batch).logits, rtol=1e-5, atol=1e-5)
+    """z = W0 H x."""
+    expect_formula_on_fused_parts(
+        "hra",
+        lambda function: function.vectors.normal_(),
+        lambda function, weight: (weight.T @ _chain(function.vectors)).T,
+        rank=4,
+    )
 
 
 @given(
@@ -119,14 +77,14 @@ def test_the_map_is_the_chain_of_reflections_and_orthogonal(width: int, pairs: i
     eye = torch.eye(width, dtype=torch.double)
     matrix = function.transform(eye)
     torch.testing.assert_close(matrix, _chain(function.vectors), rtol=0, atol=1e-9)
-    torch.testing.assert_close(matrix @ matrix.T, eye, rtol=0, atol=1e-9)
+    expect_orthogonal(matrix)
     x, weight = (torch.randn(3, width, generator=generator, dtype=torch.double) for _ in range(2))
     torch.testing.assert_close(x @ function.transform(weight).T, function.on_input(x) @ weight.T)
 
 
 @torch.no_grad()
 def test_it_starts_as_the_identity_to_the_last_bit() -> None:
-    adaptation = refarch.attach(_tiny("bert").model(), "hra", rank=8)
+    adaptation = refarch.attach(tiny_of("bert").model(), "hra", rank=8)
     for _, function in adaptation.functions():
         assert function.vectors.abs().min() > 0
         x = torch.randn(50, 32)
@@ -134,13 +92,11 @@ def test_it_starts_as_the_identity_to_the_last_bit() -> None:
 
 
 def test_parameters_of_a_layer_of_bert_base() -> None:
-    with torch.device("meta"):
-        model = BertModel(BertConfig())
-    assert refarch.attach(model, "hra", rank=8).count() == 12 * 4 * 8 * 768
+    assert refarch.attach(bert_base(), "hra", rank=8).count() == 12 * 4 * 8 * 768
 
 
 def test_an_odd_rank_is_refused() -> None:
-    model = _tiny("bert").model()
+    model = tiny_of("bert").model()
     with pytest.raises(SpecError, match="rank 5 is odd"):
         refarch.attach(model, "hra", rank=5)
     assert not refarch.adaptations(model)

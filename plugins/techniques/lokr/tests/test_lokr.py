@@ -1,25 +1,22 @@
 """LoKr: the conformance kit, peft with equal weights, how widths are divided, and counts."""
 
-import copy
 import math
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, strategies as st
 from refarch_lokr.function import divide
-from transformers import BertConfig, BertModel
 
 import refarch
-from refarch.testing import TechniqueConformance, all_tiny, outputs, randomise
+from refarch.testing import TechniqueConformance, bert_base, expect_equal_weights, side_by_side
 
 peft = pytest.importorskip("peft")
 
-# family -> refarch slots to the ends of the paths that peft wraps; peft has no LoKr for GPT-2's Conv1D
-TARGETS: dict[str, dict[str, str]] = {
-    "bert": {"attention.query": "self.query", "attention.value": "self.value", "ffn.up": "intermediate.dense"},
-    "llama": {"attention.query": "q_proj", "attention.value": "v_proj", "ffn.gate": "gate_proj"},
-    "t5": {"attention.query": "SelfAttention.q", "attention.value": "SelfAttention.v", "ffn.up": "DenseReluDense.wi"},
+# peft has no LoKr for GPT-2's Conv1D
+SLOTS = {
+    "bert": ("attention.query", "attention.value", "ffn.up"),
+    "llama": ("attention.query", "attention.value", "ffn.gate"),
+    "t5": ("attention.query", "attention.value", "ffn.up"),
 }
 PEFT_NAMES = {
     "first.matrix": "lokr_w1",
@@ -46,43 +43,28 @@ class TestLokrDecomposedTwice(TechniqueConformance):
     options = {"rank": 1, "alpha": 3, "factor": 4, "decompose_both": True, "slots": ["ffn.up", "ffn.down"]}
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("family", SLOTS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_logits_gradients_and_merged_weights_equal_peft(options: dict[str, Any], name: str) -> None:
-    (case, *_) = all_tiny([name])
-    model = case.model()
-    batch = case.batch(model)
-    pattern = r".*\.(" + "|".join(end.replace(".", r"\.") for end in TARGETS[name].values()) + ")"
-    config = peft.LoKrConfig(
-        r=options["rank"],
-        alpha=10,
-        decompose_factor=options.get("factor", -1),
-        decompose_both=options.get("decompose_both", False),
-        target_modules=pattern,
+def test_logits_gradients_and_merged_weights_equal_peft(options: dict[str, Any], family: str) -> None:
+    def wrap(model: Any, paths: list[str]) -> Any:
+        config = peft.LoKrConfig(
+            r=options["rank"],
+            alpha=10,
+            decompose_factor=options.get("factor", -1),
+            decompose_both=options.get("decompose_both", False),
+            target_modules=paths,
+        )
+        return peft.get_peft_model(model, config)
+
+    layer = peft.tuners.lokr.LoKrLayer
+    peers = side_by_side("lokr", family, wrap, layer, slots=SLOTS[family], alpha=10, **options)
+    expect_equal_weights(
+        peers,
+        lambda function, layer: {
+            own: getattr(layer, PEFT_NAMES[own])["default"] for own, _ in function.named_parameters()
+        },
+        scale=0.3,
     )
-    wrapped = peft.get_peft_model(copy.deepcopy(model), config).eval()
-    adaptation = refarch.attach(model, "lokr", alpha=10, slots=list(TARGETS[name]), **options)
-    randomise(adaptation, scale=0.3)
-    layers = {path: m for path, m in wrapped.named_modules() if isinstance(m, peft.tuners.lokr.LoKrLayer)}
-    assert len(layers) == len(adaptation.insertions)
-    pairs = {}
-    for address, function in adaptation.functions():
-        layer = next(m for path, m in layers.items() if path.endswith(adaptation.slot_map[address]))
-        for own, parameter in function.named_parameters():
-            pairs[f"{address}.{own}"] = theirs = getattr(layer, PEFT_NAMES[own])["default"]
-            with torch.no_grad():
-                theirs.copy_(parameter)
-    torch.testing.assert_close(outputs(model, batch), outputs(wrapped, batch), rtol=1e-5, atol=1e-5)
-    case.loss(model, batch).backward()
-    case.loss(wrapped, batch).backward()
-    for key, parameter in adaptation.named_parameters():
-        assert parameter.grad is not None and parameter.grad.any()
-        torch.testing.assert_close(parameter.grad, pairs[key].grad, rtol=1e-5, atol=1e-5)
-    adaptation.merge()
-    adaptation.commit()
-    merged = wrapped.merge_and_unload().state_dict()
-    for key, tensor in model.state_dict().items():
-        torch.testing.assert_close(tensor, merged[key], rtol=1e-5, atol=1e-5)
 
 
 @given(st.integers(1, 5000), st.one_of(st.none(), st.integers(1, 80)))
@@ -99,6 +81,4 @@ def test_a_prime_width_still_has_an_update() -> None:
 
 
 def test_bert_base_has_the_small_factor_and_a_low_rank_one() -> None:
-    with torch.device("meta"):
-        model = BertModel(BertConfig())
-    assert refarch.attach(model, "lokr", rank=8).count() == 12 * 2 * (24 * 24 + 8 * (32 + 32))
+    assert refarch.attach(bert_base(), "lokr", rank=8).count() == 12 * 2 * (24 * 24 + 8 * (32 + 32))

@@ -14,8 +14,9 @@ from refarch_compare.evidence.store import load
 from refarch_compare.measure import measuring
 from refarch_compare.measure.curves import curve, reached
 from refarch_compare.measure.measuring import Subject, measure
-from refarch_compare.measure.memory import SavedBytes, peak_bytes
+from refarch_compare.measure.memory import peak_bytes
 from refarch_compare.measure.report import Setting, Spread
+from refarch_compare.storages import Saved
 from transformers import AutoModelForSequenceClassification
 
 from refarch import default_registry
@@ -89,7 +90,7 @@ def test_a_ratio_is_to_the_frozen_backbone_of_the_same_round():
 
 def test_kept_bytes_are_those_of_activations_each_once():
     x, weight = torch.randn(5, 3), torch.randn(3, 7, requires_grad=True)
-    saved = SavedBytes([x, weight])
+    saved = Saved([x, weight])
     with saved.hooks():
         y = torch.tanh(x @ weight)  # keeps x and the weight, which do not count, and its result: 5 x 7 floats
         (y * y.view(5, 7)).sum()  # keeps the same storage again

@@ -11,7 +11,6 @@ from refarch_compare.evidence.row import Row
 from refarch_compare.stats.blocks import by_block
 from refarch_compare.stats.intervals import mean_interval
 from refarch_compare.stats.paired import compare, holm, least_p, rank_biserial
-from refarch_compare.stats.pareto import pareto
 from refarch_compare.stats.pscp import COSTS, Cost, pscp
 from refarch_compare.stats.ranks import critical_difference, friedman, nemenyi_q, rank
 from scipy import stats
@@ -262,41 +261,6 @@ def test_mean_ranks_sum_to_what_they_must(k, blocks, seed):
     chi, _, p = friedman(found.ranks, blocks)
     assert chi >= -1e-9 and 0 <= p <= 1
     assert critical_difference(k, blocks) > critical_difference(k, blocks + 1)
-
-
-# --- Pareto fronts ---
-
-
-def test_a_front_by_hand():
-    points = [
-        {"score": 0.9, "memory": 10.0},
-        {"score": 0.8, "memory": 5.0},
-        {"score": 0.7, "memory": 6.0},
-        {"score": 0.9, "memory": 12.0},
-        {"score": 0.8, "memory": 5.0},
-        {"score": 0.95, "memory": None},
-    ]
-    found = pareto(points, {"score": "max", "memory": "min"})
-    assert found.front == (0, 1, 4) and found.incomplete == (5,)
-    assert found.dominated[3] == 0 and found.dominated[2] in (1, 4)
-    assert pareto(points, {"score": "max"}).front == (5,)
-    with pytest.raises(UsageError, match="'max' or 'min'"):
-        pareto(points, {"score": "up"})
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=1, max_size=30), st.tuples(*[st.booleans()] * 3))
-def test_a_front_is_what_brute_force_finds(values, ways):
-    directions = {name: "max" if way else "min" for name, way in zip("abc", ways, strict=True)}
-    found = pareto([dict(zip("abc", map(float, value), strict=True)) for value in values], directions)
-    costs = [tuple(-v if way else v for v, way in zip(value, ways, strict=True)) for value in values]
-
-    def beats(i, j):
-        return costs[i] != costs[j] and all(a <= b for a, b in zip(costs[i], costs[j], strict=True))
-
-    expected = [j for j in range(len(costs)) if not any(beats(i, j) for i in range(len(costs)))]
-    assert list(found.front) == expected
-    assert all(beats(better, worse) and better in expected for worse, better in found.dominated.items())
 
 
 # --- PSCP, on the figures in PEFT-Bench's own repository (kinit-sk/PEFT-Bench, scripts/peftbench): mean score,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import transformers
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto as auto
@@ -12,6 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from refarch import FamilySpec, Registry
 from refarch.errors import UnknownNameError, UsageError, did_you_mean
+from refarch.pipeline import model_on_meta
 from refarch_inspect.names import meant
 
 AUTO_CLASSES = {
@@ -77,8 +77,7 @@ def without_weights(config: PretrainedConfig, auto_class: str = "AutoModel") -> 
         UsageError: transformers cannot build it.
     """
     try:
-        with torch.device("meta"):
-            return build(config, auto_class)
+        return model_on_meta(config, auto_class)
     except (ValueError, TypeError, AttributeError, RuntimeError, ImportError) as error:
         raise UsageError(f"transformers cannot build a {config.model_type!r} model: {error}") from error
 
@@ -88,8 +87,7 @@ def with_head(config: PretrainedConfig) -> PreTrainedModel:
     for name in getattr(config, "architectures", None) or ():
         cls: Any = getattr(transformers, name, None)
         if isinstance(cls, type) and issubclass(cls, PreTrainedModel):
-            with torch.device("meta"):
-                return cls(config).eval()
+            return model_on_meta(config, cls)
     there = heads(config)
     if "AutoModelForMaskedLM" in there and not config.is_encoder_decoder:
         there = ["AutoModelForMaskedLM"]

@@ -5,30 +5,37 @@ from __future__ import annotations
 import textwrap
 from html import escape
 
+from refarch import svg as page
 from refarch_inspect.diagram import Drawing, Sublayer, drawings
 from refarch_inspect.looked import Looked, Row
 
 WIDTH, GAP, LINE, LEFT = 700, 40, 56, 104
 """Width of a stack, space between stacks, x of the residual stream, x of what joins it."""
 INNER = WIDTH - LEFT - 36
-STYLE = """
-svg { --page: #ffffff; --ink: #1c2330; --soft: #5b6577; --line: #8b95a7; --panel: #f5f7fa; --edge: #d5dbe5;
-  --linear: #dfeafd; --linear-edge: #3f73d1; --norm: #fdf0d2; --norm-edge: #b98205; --key_value: #dcf3e4;
-  --key_value-edge: #2f8f57; --other: #e9ebf0; --other-edge: #6d778a; }
-@media (prefers-color-scheme: dark) {
-  svg { --page: #12161d; --ink: #e8ecf3; --soft: #a3adbd; --line: #76839a; --panel: #1a202a; --edge: #323c4c;
-  --linear: #1d3157; --linear-edge: #7fa8f5; --norm: #40330f; --norm-edge: #e0b348; --key_value: #173a27;
-  --key_value-edge: #66c690; --other: #272e3a; --other-edge: #929db0; } }
-text { fill: var(--ink); font: 13px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-.title { font-size: 17px; font-weight: 600; } .soft { fill: var(--soft); font-size: 12px; }
-.path { fill: var(--soft); font: 11.5px ui-monospace, Menlo, "DejaVu Sans Mono", monospace; }
-.name { font-weight: 600; } .panel { fill: var(--panel); stroke: var(--edge); }
-.flow { fill: none; stroke: var(--line); stroke-width: 1.6; } .stream { stroke-width: 3; }
-.linear { fill: var(--linear); stroke: var(--linear-edge); } .norm { fill: var(--norm); stroke: var(--norm-edge); }
-.key_value { fill: var(--key_value); stroke: var(--key_value-edge); }
-.other { fill: var(--other); stroke: var(--other-edge); }
-.missing { fill: none; stroke: var(--soft); stroke-dasharray: 4 3; } .plus { fill: var(--page); stroke: var(--line); }
+COLOURS = {
+    "linear": ("#dfeafd", "#1d3157"),
+    "linear_edge": page.HUES[0],
+    "norm": ("#fdf0d2", "#40330f"),
+    "norm_edge": ("#b98205", "#e0b348"),
+    "key_value": ("#dcf3e4", "#173a27"),
+    "key_value_edge": page.HUES[2],
+    "other": ("#e9ebf0", "#272e3a"),
+    "other_edge": ("#6d778a", "#929db0"),
+    **{name: page.COLOURS[name] for name in ("page", "soft", "line")},
+}
+RULES = """.path {{ fill: {soft}; }} .flow {{ stroke: {line}; }} .missing {{ stroke: {soft}; }}
+.linear {{ fill: {linear}; stroke: {linear_edge}; }} .norm {{ fill: {norm}; stroke: {norm_edge}; }}
+.key_value {{ fill: {key_value}; stroke: {key_value_edge}; }} .other {{ fill: {other}; stroke: {other_edge}; }}
+.plus {{ fill: {page}; }}
 """
+SHAPES = """.path { font: 11.5px ui-monospace, Menlo, "DejaVu Sans Mono", monospace; }
+.flow { fill: none; stroke-width: 1.6; } .stream { stroke-width: 3; }
+.missing { fill: none; stroke-dasharray: 4 3; }
+"""
+MARKER = (
+    '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+    '<path class="head" d="M0 0L8 4L0 8z"/></marker></defs>'
+)
 
 
 class Canvas:
@@ -44,9 +51,7 @@ class Canvas:
 
     def text(self, x: float, y: float, content: str, kind: str = "", anchor: str = "start") -> None:
         """A line of text."""
-        self.add(
-            f'<text x="{self.left + x:g}" y="{y:g}" class="{kind}" text-anchor="{anchor}">{escape(content)}</text>'
-        )
+        self.add(page.text(self.left + x, y, content, kind, anchor))
 
     def slot(self, row: Row, x: float, y: float, width: float, height: float = 44) -> None:
         """A slot's box: its name, its module's path, its shape."""
@@ -83,15 +88,9 @@ def svg(looked: Looked) -> str:
     height = max(canvas.y for canvas in canvases) + 44
     origin = "proposed table" if looked.proposed else f"family {looked.family.name}"
     title = f"{looked.model}: the slots of one layer ({origin})"
-    legend = _legend(height - 20)
-    body = "\n".join(part for canvas in canvases for part in canvas.parts)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}"'
-        f' height="{height:g}" role="img"><title>{escape(title)}</title><style>{STYLE}</style><defs><marker id="arrow"'
-        ' viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z"'
-        ' fill="var(--line)"/></marker></defs><rect width="100%" height="100%" fill="var(--page)"/>'
-        f'<text x="20" y="32" class="title">{escape(title)}</text>\n{body}\n{legend}</svg>\n'
-    )
+    parts = [part for canvas in canvases for part in canvas.parts]
+    parts = [MARKER, page.text(20, 32, title, "title"), *parts, _legend(height - 20)]
+    return page.document(width, height, title, parts, SHAPES + page.two_schemes(RULES, COLOURS))
 
 
 def _stack(canvas: Canvas, drawing: Drawing) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +173,7 @@ def formats(as_json: bool) -> None:
       refarch convert formats
       refarch convert formats --json
     """  # noqa: D301
-    from refarch import default_registry
+    from refarch import default_registry, terminal
     from refarch_interchange.mappings import mappings
     from refarch_interchange.unmapped import UNMAPPED
 
@@ -183,8 +183,8 @@ def formats(as_json: bool) -> None:
         click.echo(json.dumps({"mapped": mapped, "unmapped": UNMAPPED}, indent=2))
         return
     rows = [(item.kind, _technique(item.technique, item.preset), item.summary, item.note) for item in known]
-    _table(("peft's type", "technique", "what", "difference"), rows)
-    _table(("peft's type", "why it is nothing here"), list(UNMAPPED.items()))
+    terminal.table(("peft's type", "technique", "what", "difference"), rows, width=140)
+    terminal.table(("peft's type", "why it is nothing here"), list(UNMAPPED.items()), width=140)
 
 
 @contextlib.contextmanager
@@ -235,22 +235,3 @@ def _report(
 
 def _technique(name: str, preset: str | None) -> str:
     return f"{name} ({preset})" if preset else name
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """A table for people; no line ends in spaces."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 140
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in head:
-        drawn.add_column(name, overflow="fold")
-    for row in rows:
-        drawn.add_row(*row)
-    with console.capture() as captured:
-        console.print(drawn)
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))

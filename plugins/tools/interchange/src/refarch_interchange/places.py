@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from transformers import PreTrainedModel
 
-from refarch import FamilySpec, Layers
+from refarch import FamilySpec, Layers, Registry
 from refarch.architecture import SLOTS
 from refarch.engine import Resolver, Site
 from refarch.errors import SlotError
@@ -42,6 +42,11 @@ class Places:
         modules: by path in the model.
         sites: by path in the model, those that end at the module.
     """
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, family: FamilySpec | None, registry: Registry) -> Places:
+        """The same, with the table found by the model's type when it is left out."""
+        return cls(model, family or registry.family_for(str(model.config.model_type)))
 
     def __init__(self, model: PreTrainedModel, family: FamilySpec) -> None:
         self.model, self.family = model, family

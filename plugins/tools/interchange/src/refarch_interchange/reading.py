@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-import refarch
 from refarch import Adaptation, ConfiguredTechnique, FamilySpec, InterchangeSpec, ModuleSpec, Registry, TechniqueSpec
-from refarch.engine import Source
 from refarch.errors import CheckpointError, SpecError
 from refarch.plugins import default_registry, resolve
 from refarch_interchange import extras, rules, settings as peft_settings
+from refarch_interchange.attaching import filled
 from refarch_interchange.codec import Codec
 from refarch_interchange.files import PeftFiles, locate, read
 from refarch_interchange.mappings import find
@@ -62,26 +61,24 @@ def load_peft(
     registry = registry or default_registry()
     files = read(locate(source, revision))
     mapping = find(files.settings, registry)
-    places = Places(model, family or registry.family_for(str(model.config.model_type)))
+    places = Places.of(model, family, registry)
     codec: Codec = resolve(mapping.codec)() if mapping.codec else Codec()
     modules = _sorted(files, mapping)
     _check_targets(files, mapping, modules, places)
     other = extras.find(_leftover(files, modules, mapping), files, rules.prefix(mapping), places)
     technique = _technique(files, mapping, codec, list(modules), places, registry, other.modules)
-    found = registry.find("technique", mapping.technique)
-    adaptation = refarch.attach(
-        model, technique, name=name, trainable=trainable, train_head=other.train_head, family=family, registry=registry
-    )
-    try:
-        adaptation.source = Source(distribution=found.distribution, version=found.version)
+    with filled(
+        model,
+        technique,
+        registry,
+        plugin=mapping.technique,
+        name=name,
+        trainable=trainable,
+        family=family,
+        train_head=other.train_head,
+    ) as adaptation:
         _fill(files, mapping, codec, adaptation, modules, other, places)
         _tell(files, mapping)
-    except BaseException:
-        adaptation.detach()
-        raise
-    if not trainable:
-        for parameter in adaptation.parameters():
-            parameter.requires_grad_(False)
     return adaptation
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import refarch
 from refarch.errors import CheckpointError, RefarchError, SaveError, UnknownNameError, UsageError, did_you_mean
 from refarch.files import below, open_regular
 from refarch_library.entry import FILE, Entry, EntryName, read_entry
@@ -105,20 +106,10 @@ class Library:
         Raises:
             RefarchError: whatever does not fit, with what differs; the model is then as it was.
         """
-        from refarch import load  # not above: listing needs no torch
-
         entry = self.get(name)
         folder = self.folder(entry)
         verify(folder, entry)
-        done: list[Adaptation] = []
-        try:
-            for part in entry.parts:
-                done.append(load(model, below(folder, part.folder), any_base=any_base, registry=registry))
-        except BaseException:
-            for adaptation in reversed(done):
-                adaptation.detach()
-            raise
-        return tuple(done)
+        return load_parts(model, folder, entry, any_base=any_base, registry=registry)
 
     def remove(self, name: str) -> None:
         """Delete an entry.
@@ -188,6 +179,23 @@ class Library:
                 f"{self.path / name} says that its name is {entry.name!r}", "rename the folder to that"
             )
         return entry
+
+
+def load_parts(
+    model: PreTrainedModel, folder: Path, entry: Entry, *, any_base: bool = False, registry: Registry | None = None
+) -> tuple[Adaptation, ...]:
+    """Load an entry's adaptations from a folder onto a model, in order, all or none.
+
+    Raises:
+        RefarchError: one does not fit; the model is then as it was.
+    """
+    done = []
+    with contextlib.ExitStack() as undo:
+        for part in entry.parts:
+            done.append(refarch.load(model, below(folder, part.folder), any_base=any_base, registry=registry))
+            undo.callback(done[-1].detach)
+        undo.pop_all()
+    return tuple(done)
 
 
 def verify(folder: Path, entry: Entry) -> None:

@@ -68,8 +68,8 @@ def command(
     """  # noqa: D301 - click reads \b as: keep these lines as they are
     from refarch_inspect.names import meant
 
+    from refarch import terminal
     from refarch.plugins import default_registry
-    from refarch_compare import shown
     from refarch_compare.advise.candidates import Limits
     from refarch_compare.evidence.store import Evidence, load
 
@@ -87,7 +87,7 @@ def command(
 
     found = advise(task, backbone, evidence.rows, limits, registry, recorded_as=recorded_as, alpha=alpha)
     if as_json:
-        click.echo(shown.as_json({**found.data(), "skipped": [vars(item) for item in evidence.problems]}))
+        click.echo(terminal.as_json({**found.data(), "skipped": [vars(item) for item in evidence.problems]}))
     else:
         _print(found, top)
 

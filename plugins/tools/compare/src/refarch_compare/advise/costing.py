@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from refarch_inspect.names import meant
 
-import refarch
 from refarch import ConfiguredTechnique, Registry
+from refarch_compare.attached import attached
 
 TRAINED_COPIES = 4
 """What training keeps of each trained parameter with AdamW: itself, its gradient and two moments."""
@@ -60,16 +60,8 @@ class Backbone:
         Raises:
             RefarchError: it cannot work on this backbone.
         """
-        import torch
-
-        with torch.device("meta"):
-            adaptation = refarch.attach(
-                self.model,
-                technique,
-                train_head=self.new_head and not technique.selects_head,
-                registry=self.registry,
-            )
-        try:
+        head = self.new_head and not technique.selects_head
+        with attached(self.model, technique, train_head=head, registry=self.registry) as adaptation:
             trained = [parameter for parameter in adaptation.parameters() if parameter.requires_grad]
             kept = sum(TRAINED_COPIES * parameter.numel() * parameter.element_size() for parameter in trained)
             return Cost(
@@ -78,5 +70,3 @@ class Backbone:
                 least_memory=self.bytes + kept,
                 stays=tuple(adaptation.merge_reasons(in_memory=False)),
             )
-        finally:
-            adaptation.detach()

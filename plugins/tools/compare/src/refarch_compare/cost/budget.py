@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import refarch
 from refarch import Registry, TechniqueSpec, default_registry
 from refarch.errors import SlotError, SpecError, UsageError
+from refarch_compare.attached import attached
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -87,11 +87,8 @@ def solve_budget(
     model = _model(backbone, registry)
 
     def count(choice: dict[str, Any]) -> int:
-        adaptation = refarch.attach(model, spec.configure(choice), registry=registry)
-        try:
+        with attached(model, spec.configure(choice), registry=registry) as adaptation:
             return adaptation.count()
-        finally:
-            adaptation.detach()
 
     solved = nearest(spec, options or {}, count, budget)
     if solved.off(budget) > tolerance:

@@ -81,9 +81,9 @@ def command(
 
     from refarch_inspect.names import meant
 
-    from refarch import default_registry
+    from refarch import default_registry, terminal
     from refarch.errors import UsageError
-    from refarch_compare import naming, shown
+    from refarch_compare import naming
 
     if no_run and memory is not None:
         raise UsageError("--memory needs a step to be counted", "leave out --no-run")
@@ -117,7 +117,7 @@ def command(
         raise UsageError(f"{found[0].technique}: {found[0].refused}")  # type: ignore[union-attr]
     if as_json:
         data = {"backbone": _about(model), "setting": vars(setting), "estimates": [item.plain() for item in found]}
-        click.echo(shown.as_json(data))
+        click.echo(terminal.as_json(data))
         return
     _print(model, found, memory, time.perf_counter() - started)
 
@@ -163,7 +163,7 @@ def _about(backbone: Backbone) -> dict[str, Any]:
 
 
 def _print(backbone: Backbone, found: Sequence[Estimate | Refusal], memory: str | None, seconds: float) -> None:
-    from refarch_compare import shown
+    from refarch import terminal
     from refarch_compare.cost.estimate import Estimate
 
     done = [item for item in found if isinstance(item, Estimate)]
@@ -181,7 +181,7 @@ def _print(backbone: Backbone, found: Sequence[Estimate | Refusal], memory: str 
         head += ["inference", "training", "optimizer", "activations", "peak"]
     if memory is not None:
         head.append(f"batch in {memory}" if memory.strip()[-1:].isalpha() else f"batch in {memory} GB")
-    shown.table(head, [_row(item) for item in done])
+    terminal.table(head, [_row(item) for item in done])
     if first.operations:
         click.echo(
             "inference and training: operations a token beside the backbone's forward pass, in per cent of it; unmerged"

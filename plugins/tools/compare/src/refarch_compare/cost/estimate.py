@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import refarch
+from transformers import PreTrainedModel
+
 from refarch import Adaptation, ConfiguredTechnique
 from refarch.architecture import Spec
 from refarch.errors import RefarchError
 from refarch.pipeline import seeds
+from refarch_compare.attached import attached
 from refarch_compare.cost import step
 from refarch_compare.cost.backbone import Backbone
 from refarch_compare.cost.ledger import Kernels
+from refarch_compare.storages import storage_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +155,7 @@ class Estimator:
             again = lambda: (contextlib.nullcontext(), Kernels(self.setting.device))  # noqa: E731 - modes end with forward
             kwargs = {"use_reentrant": False, "context_fn": again}
             backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
-        self._base_bytes = step.storage_bytes(step.tensors(backbone.model))
+        self._base_bytes = storage_bytes(step.tensors(backbone.model))
         self._base_operations: int | None = None
 
     def try_estimate(self, technique: ConfiguredTechnique, label: str = "") -> Estimate | Refusal:
@@ -175,8 +178,8 @@ class Estimator:
         if setting.run and self._base_operations is None:
             self._base_operations = step.inference(model, setting.batch, setting.tokens, setting.device)
         with_head = setting.train_head and not technique.selects_head
-        adaptation = refarch.attach(model, technique, seed=seeds(setting.seed).modules, train_head=with_head)
-        try:
+        seed = seeds(setting.seed).modules
+        with _evaluating(model), attached(model, technique, seed=seed, train_head=with_head) as adaptation:
             counted = self._run(adaptation) if setting.run else {}
             return Estimate(
                 technique=label or technique.name,
@@ -193,9 +196,6 @@ class Estimator:
                 tokens=setting.tokens,
                 **counted,
             )
-        finally:
-            adaptation.detach()
-            model.eval()
 
     def _run(self, adaptation: Adaptation) -> dict[str, Any]:
         """The fields that take a pass through the model."""
@@ -203,7 +203,7 @@ class Estimator:
         assert self._base_operations is not None
         calls = setting.batch * setting.tokens
         attached = step.inference(model, setting.batch, setting.tokens, setting.device)
-        modules = step.storage_bytes([*adaptation.parameters(), *adaptation.tree.buffers()])
+        modules = storage_bytes([*adaptation.parameters(), *adaptation.tree.buffers()])
         held = self._base_bytes + modules
 
         @functools.cache
@@ -226,6 +226,15 @@ class Estimator:
         if setting.memory is not None:
             largest = largest_batch(lambda batch: held + train(batch).peak_bytes, setting.memory)
         return {"operations": operations, "memory": memory, "largest_batch": largest}
+
+
+@contextlib.contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Leave the model in evaluation mode, whatever happens."""
+    try:
+        yield
+    finally:
+        model.eval()
 
 
 def largest_batch(peak: Callable[[int], int], limit: int) -> int:

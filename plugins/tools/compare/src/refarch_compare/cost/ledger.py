@@ -188,33 +188,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-class Saved:
-    """Counts what autograd keeps for the backward pass: use ``hooks()`` around the forward pass.
-
-    Args:
-        besides: tensors that are there anyway, such as parameters; they do not count.
-
-    Attributes:
-        bytes: of all storages that are kept, each once.
-    """
-
-    def __init__(self, besides: Iterable[Tensor] = ()) -> None:
-        self.bytes = 0
-        self._known: dict[int, Any] = {tensor.untyped_storage()._cdata: tensor for tensor in besides}
-
-    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
-        """A context manager."""
-        return torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
-
-    def _keep(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        known = self._known.get(storage._cdata)
-        if known is None or (isinstance(known, weakref.ref) and known() is None):  # another one may have had its place
-            self._known[storage._cdata] = weakref.ref(storage)
-            self.bytes += storage.nbytes()
-        return tensor
-
-
 class Kernels(TorchFunctionMode):
     """Lets the meta device hold what a real one's kernels would.
 

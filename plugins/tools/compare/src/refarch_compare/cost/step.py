@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from refarch import Adaptation
 from refarch.errors import UsageError
-from refarch_compare.cost.ledger import Kernels, Ledger, Saved
+from refarch_compare.cost.ledger import Kernels, Ledger
+from refarch_compare.one_step import inputs_of, loss_of
+from refarch_compare.storages import Saved
 
 Optimizer = Literal["adamw", "sgd"]
 Device = Literal["cuda", "cpu"]
@@ -37,12 +38,6 @@ class Step(NamedTuple):
 def tensors(module: nn.Module) -> list[Tensor]:
     """Parameters and buffers."""
     return [*module.parameters(), *module.buffers()]
-
-
-def storage_bytes(held: Iterable[Tensor]) -> int:
-    """Of all storages, each once."""
-    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in held}
-    return sum(storages.values())
 
 
 def inference(model: PreTrainedModel, batch: int, tokens: int, device: Device = "cuda") -> int:
@@ -81,7 +76,7 @@ def training(
         ledger.restart()
         saved = Saved([*held, *inputs.values()])
         with saved.hooks():
-            loss = _loss(model(**inputs)) + adaptation.penalty()
+            loss = loss_of(model(**inputs)) + adaptation.penalty()
         loss.backward()  # type: ignore[no-untyped-call]
         operations = ledger.operations
         del loss
@@ -92,19 +87,8 @@ def training(
 
 
 def _inputs(model: PreTrainedModel, batch: int, tokens: int) -> dict[str, Tensor]:
-    """Token ids without padding; an encoder-decoder writes as many as it reads."""
-    shape = (batch, tokens)
-    inputs = {name: torch.ones(shape, dtype=torch.long, device="meta") for name in ("input_ids", "attention_mask")}
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = torch.ones(shape, dtype=torch.long, device="meta")
-    return inputs
-
-
-def _loss(output: object) -> Tensor:
-    """A scalar."""
-    values = next(value for value in output.values() if isinstance(value, Tensor))  # type: ignore[attr-defined]
-    scores = values.float().flatten(0, -2)  # n classes
-    return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device="meta"))
+    """Without values."""
+    return inputs_of(model, lambda: torch.ones((batch, tokens), dtype=torch.long, device="meta"))
 
 
 @contextlib.contextmanager

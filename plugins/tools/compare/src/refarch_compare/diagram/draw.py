@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from refarch import ConfiguredTechnique, FamilySpec, Registry, default_registry
-from refarch_compare import naming, svg
+from refarch import ConfiguredTechnique, FamilySpec, Registry, default_registry, svg
+from refarch_compare import naming
 from refarch_compare.diagram.panel import FORMS, LANE, WIDTH, Panel
 from refarch_compare.diagram.place import Layer, of_backbone, of_vocabulary, refusal, words
 

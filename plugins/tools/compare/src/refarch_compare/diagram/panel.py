@@ -8,9 +8,8 @@ from html import escape
 from refarch_inspect.diagram import Drawing, Sublayer
 from refarch_inspect.looked import Row
 
-from refarch import ConfiguredTechnique
+from refarch import ConfiguredTechnique, svg
 from refarch.architecture import ModuleSpec
-from refarch_compare import svg
 from refarch_compare.diagram.place import Joint, joints
 
 FORMS = (

@@ -10,6 +10,7 @@ from refarch_inspect.looked import Row, Stack
 
 from refarch import ConfiguredTechnique, FamilySpec
 from refarch.architecture import SLOTS, ModuleSpec
+from refarch_compare.attached import attached
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -104,14 +105,13 @@ def refusal(technique: ConfiguredTechnique, layer: Layer, registry: Registry) ->
     """Why a technique does not exist on the backbone; empty if it does."""
     if layer.model is None:
         return ""
-    import refarch
     from refarch.errors import SlotError
 
     try:
-        refarch.attach(layer.model, technique, family=layer.family, registry=registry).detach()
+        with attached(layer.model, technique, family=layer.family, registry=registry):
+            return ""
     except SlotError as error:
         return error.message
-    return ""
 
 
 def words(module: ModuleSpec) -> str:

@@ -47,8 +47,8 @@ def command(
       refarch compare evidence imported/ --columns label,score,forgetting,peak_memory_bytes --csv
       refarch compare evidence runs/ --sql "select technique, count(*), avg(score) from evidence group by all"
     """  # noqa: D301 - click reads \b as: keep these lines as they are
+    from refarch import terminal
     from refarch.errors import UsageError
-    from refarch_compare import shown
     from refarch_compare.evidence.query import ask, select
     from refarch_compare.evidence.store import load
 
@@ -69,11 +69,11 @@ def command(
         data = [row.model_dump(mode="json") for row in rows[:limit]]
     if as_json:
         problems = [vars(item) for item in evidence.problems]
-        click.echo(shown.as_json({"rows": data, "skipped": problems}))
+        click.echo(terminal.as_json({"rows": data, "skipped": problems}))
     elif as_csv:
-        click.echo(shown.as_csv(head, found), nl=False)
+        click.echo(terminal.as_csv(head, found), nl=False)
     else:
-        shown.table(head, found)
+        terminal.table(head, found)
         if not sql:
             click.echo(f"{len(rows):,} of {len(evidence.rows):,} rows" + (f", {len(found):,} shown" if limit else ""))
 

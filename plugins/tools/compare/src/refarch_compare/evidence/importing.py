@@ -36,9 +36,9 @@ def command(source: str, folder: Path, out: Path, as_json: bool) -> None:
       refarch compare import peft-method-comparison peft/method_comparison --out evidence/
       refarch compare evidence evidence/ --where "imported" --sort "score desc"
     """  # noqa: D301 - click reads \b as: keep these lines as they are
+    from refarch import terminal
     from refarch.errors import DataError, UnknownNameError, did_you_mean
     from refarch.plugins import resolve
-    from refarch_compare import shown
 
     if source not in IMPORTERS:
         raise UnknownNameError(f"there is no importer {source!r}", did_you_mean(source, IMPORTERS))
@@ -52,7 +52,7 @@ def command(source: str, folder: Path, out: Path, as_json: bool) -> None:
             {"record": str(path), "label": row.name} for path, row in zip(found.written, found.rows, strict=True)
         ]
         problems = [vars(item) for item in found.problems]
-        click.echo(shown.as_json({"records": records, "notes": found.notes, "skipped": problems}))
+        click.echo(terminal.as_json({"records": records, "notes": found.notes, "skipped": problems}))
         return
     matched = sum("/" not in row.technique for row in found.rows)
     click.echo(f"wrote {len(found.rows)} records below {out}; {matched} are techniques of refarch's")
@@ -60,4 +60,4 @@ def command(source: str, folder: Path, out: Path, as_json: bool) -> None:
     for label, note in found.notes.items():
         by_note.setdefault(note, []).append(label)
     if by_note:
-        shown.table(("note", "records"), [(note, ", ".join(labels)) for note, labels in by_note.items()])
+        terminal.table(("note", "records"), [(note, ", ".join(labels)) for note, labels in by_note.items()])

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from refarch import Adaptation, ConfiguredTechnique, Registry, attach, load
 from refarch.errors import CompositionError, UsageError
-from refarch_compare.measure.memory import SavedBytes, peak_bytes
+from refarch_compare.measure.memory import peak_bytes
 from refarch_compare.measure.report import Setting
+from refarch_compare.one_step import inputs_of, loss_of
+from refarch_compare.storages import Saved
 
 
 class Bench:
@@ -47,26 +48,24 @@ class Bench:
     def attached(self, techniques: Sequence[tuple[str, ConfiguredTechnique]], head: bool) -> Iterator[list[Adaptation]]:
         """Fresh modules, ready to train; ``head`` trains along with the first."""
         done: list[Adaptation] = []
-        try:
+        with contextlib.ExitStack() as undo:
             for name, technique in techniques:
                 first = head and not done
                 choices: dict[str, Any] = {"seed": self.setting.seed, "train_head": first, "registry": self.registry}
                 done.append(attach(self.model, technique, name=name, **choices))
+                undo.callback(done[-1].detach)
             yield done
-        finally:
-            _detach(done)
 
     @contextlib.contextmanager
     def loaded(self, folders: Sequence[Path], suffix: str = "") -> Iterator[list[Adaptation]]:
         """Saved modules, as they serve."""
         done: list[Adaptation] = []
-        try:
+        with contextlib.ExitStack() as undo:
             for folder in folders:
                 name = f"{folder.name}{suffix}" if suffix else None
                 done.append(load(self.model, folder, name=name, registry=self.registry))
+                undo.callback(done[-1].detach)
             yield done
-        finally:
-            _detach(done)
 
     # the work ------------------------------------------------------------------------------------------------------
 
@@ -75,12 +74,10 @@ class Bench:
         return Trainer(self, adaptations)
 
     def forward(self) -> Tensor:
-        """A training step's loss: a cross entropy over the output in float32, as transformers' losses are."""
+        """A training step's loss."""
         with self._precision():
             output = self.model(**self.inputs)
-        scores = _first(output).float().flatten(0, -2)  # n classes
-        targets = torch.arange(len(scores), device=self.device) % scores.shape[-1]
-        return F.cross_entropy(scores, targets)
+        return loss_of(output)
 
     def call(self) -> None:
         """One forward pass without gradients, in evaluation mode."""
@@ -182,7 +179,7 @@ class Trainer:
 
     def saved(self) -> int:
         """Bytes kept for the backward pass."""
-        saved = SavedBytes(self.held())
+        saved = Saved(self.held())
         with saved.hooks():
             self.loss()
         return saved.bytes
@@ -195,15 +192,8 @@ def _inputs(model: PreTrainedModel, setting: Setting, device: torch.device) -> d
         raise UsageError(f"{type(model).__name__} reads no tokens, and only models of text are measured so far")
     generator = torch.Generator().manual_seed(setting.seed)
     shape = (setting.batch, setting.tokens)
-    inputs = {"input_ids": torch.randint(min(5, words - 1), words, shape, generator=generator)}
-    inputs["attention_mask"] = torch.ones(shape, dtype=torch.long)
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = torch.randint(min(5, words - 1), words, shape, generator=generator)
+    inputs = inputs_of(model, lambda: torch.randint(min(5, words - 1), words, shape, generator=generator))
     return {name: tensor.to(device) for name, tensor in inputs.items()}
-
-
-def _first(output: Any) -> Tensor:
-    return next(value for value in output.values() if isinstance(value, Tensor))
 
 
 @contextlib.contextmanager
@@ -230,8 +220,3 @@ def _ask_gradient(module: Any, inputs: Any, output: Tensor) -> Tensor:
 def _switch(adaptations: Sequence[Adaptation], on: bool) -> None:
     for adaptation in adaptations:
         adaptation.enabled = on
-
-
-def _detach(adaptations: Sequence[Adaptation]) -> None:
-    for adaptation in reversed(adaptations):
-        adaptation.detach()

@@ -67,10 +67,9 @@ def command(
       refarch compare measure studies/first --batch 16 --tokens 128
       refarch compare measure studies/first --target 0.8 --no-timing
     """  # noqa: D301 - click reads \b as: keep these lines as they are
-    from refarch import default_registry
+    from refarch import default_registry, terminal
     from refarch.errors import UsageError
     from refarch.files import write_text
-    from refarch_compare import shown
     from refarch_compare.measure.reading import require
     from refarch_compare.measure.report import Setting
 
@@ -94,8 +93,8 @@ def command(
         "skipped": [{"path": problem.path, "reason": problem.reason} for problem in problems],
     }
     if out is not None:
-        write_text(out, shown.as_json(data) + "\n")
-    click.echo(shown.as_json(data)) if as_json else _show(reports, found, reached)
+        write_text(out, terminal.as_json(data) + "\n")
+    click.echo(terminal.as_json(data)) if as_json else _show(reports, found, reached)
     _complain(reports, problems)
 
 
@@ -232,7 +231,7 @@ def _show(reports: Sequence[Report], runs: Sequence[Run], reached: Mapping[Path,
 
 
 def _show_report(report: Report) -> None:
-    from refarch_compare import shown
+    from refarch import terminal
     from refarch_compare.measure.report import Spread
 
     def ratio(spread: Spread) -> str:
@@ -254,11 +253,11 @@ def _show_report(report: Report) -> None:
         f" {report.threads} threads; frozen: step {frozen.step_seconds.median * 1e3:.1f} ms,"
         f" inference {frozen.inference_seconds.median * 1e3:.1f} ms"
     )
-    shown.table(head, rows, title)
+    terminal.table(head, rows, title)
 
 
 def _show_targets(runs: Sequence[Run], reached: Mapping[Path, Reached]) -> None:
-    from refarch_compare import shown
+    from refarch import terminal
 
     rows = []
     for run in runs:
@@ -270,7 +269,7 @@ def _show_targets(runs: Sequence[Run], reached: Mapping[Path, Reached]) -> None:
         rows.append([run.label, pipeline.task.name, pipeline.seed, run.record.metric, *when])
     target = next(iter(reached.values())).target
     head = ("technique", "task", "seed", "metric", "step", "seconds", "best")
-    shown.table(head, rows, f"first evaluation on the validation split at {target:g} or better")
+    terminal.table(head, rows, f"first evaluation on the validation split at {target:g} or better")
 
 
 def _complain(reports: Sequence[Report], problems: Sequence[Problem]) -> None:

@@ -19,8 +19,8 @@ from refarch import ConfiguredTechnique, Registry
 from refarch.errors import RefarchError
 from refarch.pipeline import versions
 from refarch_compare.measure.bench import Bench
-from refarch_compare.measure.memory import storage_bytes
 from refarch_compare.measure.report import Cost, Failed, Measured, Report, Setting, Spread
+from refarch_compare.storages import storage_bytes
 
 Tell = Callable[[str], None]
 

@@ -8,11 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-
-def storage_bytes(tensors: Iterable[Tensor]) -> int:
-    """Of all storages behind tensors, each once."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
+from refarch_compare.storages import storage_bytes
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device, held: Iterable[Tensor]) -> int:
@@ -43,34 +39,3 @@ def peak_bytes(work: Callable[[], object], device: torch.device, held: Iterable[
         live += change
         peak = max(peak, live)
     return before + peak
-
-
-class SavedBytes:
-    """Counts what autograd keeps for the backward pass, by use around a forward pass: ``with saved.hooks(): ...``.
-
-    Args:
-        besides: tensors that are there anyway, parameters and inputs; they do not count.
-
-    Attributes:
-        kept: the storages and their bytes, each once. They are held until this object is gone, so that no other storage
-            gets one's place.
-    """
-
-    def __init__(self, besides: Iterable[Tensor]) -> None:
-        self._besides = {tensor.untyped_storage().data_ptr() for tensor in besides}
-        self.kept: dict[int, torch.UntypedStorage] = {}
-
-    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
-        """A context manager."""
-        return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._besides:
-            self.kept[storage.data_ptr()] = storage
-        return tensor
-
-    @property
-    def bytes(self) -> int:
-        """Of all of them."""
-        return sum(storage.nbytes() for storage in self.kept.values())

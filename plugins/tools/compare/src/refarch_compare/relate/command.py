@@ -36,7 +36,7 @@ def command(
       refarch compare relate study/ imported/ --response peak_memory_bytes --property insertion --property form
       refarch compare relate imported/ --where "task = 'MetaMathQA'"
     """  # noqa: D301 - click reads \b as: keep these lines as they are
-    from refarch_compare import shown
+    from refarch import terminal
     from refarch_compare.evidence.query import select
     from refarch_compare.evidence.store import load
 
@@ -47,13 +47,13 @@ def command(
 
     found = relate(select(evidence.rows, where), response, only, alpha=alpha)
     if as_json:
-        click.echo(shown.as_json({**found.data(), "skipped": [vars(item) for item in evidence.problems]}))
+        click.echo(terminal.as_json({**found.data(), "skipped": [vars(item) for item in evidence.problems]}))
     else:
         _print(found)
 
 
 def _print(found: Relation) -> None:
-    from refarch_compare import shown
+    from refarch import terminal
 
     marked = f", {found.imported} of them imported" if found.imported else ""
     click.echo(
@@ -70,7 +70,7 @@ def _print(found: Relation) -> None:
         span = f"{effect.low:.3g} to {effect.high:.3g}"
         reference = f"rather than {effect.reference}" if effect.value else "all else equal"
         rows.append((effect.name, reference, size, span, f"{effect.corrected_p:.2g}", effect.configurations, verdict))
-    shown.table(("property", "", "effect", interval, "p (Holm)", "configurations", "what it shows"), rows)
+    terminal.table(("property", "", "effect", interval, "p (Holm)", "configurations", "what it shows"), rows)
     if found.confounds:
         click.echo("what this evidence cannot separate:")
         for confound in found.confounds[:MOST]:

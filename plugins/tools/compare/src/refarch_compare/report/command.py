@@ -48,10 +48,10 @@ def command(
       refarch compare report study/ imported/ --out report.html --out report.md --out results.csv
       refarch compare report runs/ --where "task = 'lexicon-polarity'" --title "Polarity"
     """  # noqa: D301 - click reads \b as: keep these lines as they are
+    from refarch import terminal
     from refarch.errors import UsageError
     from refarch.files import write_text
     from refarch.plugins import default_registry, resolve
-    from refarch_compare import shown
     from refarch_compare.evidence.store import records
 
     outs = outs or ((roots[0] if roots[0].is_dir() else roots[0].parent) / "report.html",)
@@ -68,7 +68,7 @@ def command(
         verdicts = {found.setting.title: found.verdict for found in report.comparisons}
         problems = [vars(item) for item in (*report.evidence.problems, *report.failed)]
         files = [str(out) for out in outs]
-        click.echo(shown.as_json({"files": files, "verdicts": verdicts, "skipped": problems}))
+        click.echo(terminal.as_json({"files": files, "verdicts": verdicts, "skipped": problems}))
         return
     if report.evidence.problems:
         click.echo(report.evidence.note(), err=True)

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 import refarch
-from refarch_compare import svg
+from refarch import svg
 from refarch_compare.diagram.draw import diagram
 from refarch_compare.report import rank_picture
 from refarch_compare.report.figures import SHOWN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refarch_compare import svg
+from refarch import svg
 from refarch_compare.stats.ranks import Ranking
 
 WIDTH, MARGIN, ROW = 760.0, 24.0, 22.0

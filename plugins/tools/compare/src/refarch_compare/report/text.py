@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import refarch
-from refarch_compare import shown
+from refarch import terminal
 from refarch_compare.report.figures import SHOWN
 from refarch_compare.report.report import Report
 from refarch_compare.report.reproduce import commands, recipe
@@ -118,4 +118,4 @@ def csv(report: Report) -> str:
         own = [r.name, r.technique, r.settings, s.problem, s.backbone, s.metric, s.origin, i.mean, i.low, i.high, i.n]
         own += [r.figures[figure.name] for figure in figures]
         rows.append(own + [", ".join(r.properties.get(name, ())) for name in properties])
-    return shown.as_csv([*head, *(figure.name for figure in figures), *properties], rows)
+    return terminal.as_csv([*head, *(figure.name for figure in figures), *properties], rows)

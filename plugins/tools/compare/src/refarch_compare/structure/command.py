@@ -33,9 +33,9 @@ def command(names: tuple[str, ...], drawing: Path | None, all_properties: bool, 
       refarch compare structure lora --json
       refarch compare structure --map map.svg
     """  # noqa: D301 - click reads \b as: keep these lines as they are
-    from refarch import default_registry
+    from refarch import default_registry, terminal
     from refarch.files import write_text
-    from refarch_compare import naming, shown
+    from refarch_compare import naming
 
     registry = default_registry()
     named = [naming.parse(name, registry) for name in dict.fromkeys(names)]
@@ -63,7 +63,7 @@ def command(names: tuple[str, ...], drawing: Path | None, all_properties: bool, 
     distances = matrix(structures).tolist()
     if as_json:
         assert found is not None
-        click.echo(shown.as_json(_data(structures, distances, relations, found)))
+        click.echo(terminal.as_json(_data(structures, distances, relations, found)))
     elif names or not drawing:
         _print(structures, distances, relations, all_properties)
 
@@ -98,27 +98,27 @@ def _print(
     relations: Sequence[Nearest | None],
     everything: bool,
 ) -> None:
-    from refarch_compare import shown
+    from refarch import terminal
 
     columns = [(item, module) for item in structures for module in item.modules]
     rows, equal = _rows([module for _, module in columns])
     head = ["", "property"]
     head += [item.label if len(item.modules) == 1 else f"{item.label} / {module.name}" for item, module in columns]
     if len(columns) <= 8:
-        shown.table(head, rows + equal if everything or len(structures) == 1 else rows)
+        terminal.table(head, rows + equal if everything or len(structures) == 1 else rows)
         if equal and not everything and len(structures) > 1:
             click.echo("equal in all: " + "; ".join(f"{row[1]} {row[2]}" for row in equal))
     else:  # too wide to stand side by side: properties become columns
         turned = rows + equal if everything else rows
         wide = [[name, *(row[position + 2] for row in turned)] for position, name in enumerate(head[2:])]
-        shown.table(["technique", *(row[1] for row in turned)], wide)
+        terminal.table(["technique", *(row[1] for row in turned)], wide)
     labels = [item.label for item in structures]
     if 1 < len(labels) <= 12:
         click.echo()
         body = [
             [label, *(float(f"{value:.3f}") for value in row)] for label, row in zip(labels, distances, strict=True)
         ]
-        shown.table(["distance", *labels], body)
+        terminal.table(["distance", *labels], body)
     click.echo()
     for label, relation in zip(labels, relations, strict=True):
         if relation is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from refarch_compare import svg
+from refarch import svg
 from refarch_compare.structure.distance import matrix
 from refarch_compare.structure.features import Structure
 from refarch_compare.structure.plane import Plane, Tree, plane, tree

@@ -56,7 +56,7 @@ def command(
       refarch compare run study.yaml --out studies/mine --report
       refarch compare run studies/mine --retry
     """  # noqa: D301 - click reads \b as: keep these lines as they are
-    from refarch_compare import shown
+    from refarch import terminal
     from refarch_compare.study.folder import StudyFolder
     from refarch_compare.study.plan import plan
     from refarch_compare.study.reading import FIRST
@@ -67,7 +67,7 @@ def command(
     registry = _own_registry()
     planned = plan(spec, registry)
     if dry_run:
-        click.echo(shown.as_json(_cells(planned, None))) if as_json else _show_plan(planned)
+        click.echo(terminal.as_json(_cells(planned, None))) if as_json else _show_plan(planned)
         return
     files.begin(planned)
     if retry:
@@ -78,7 +78,7 @@ def command(
     _work(planned, files, registry, quiet, again)
     written = _report(planned, files, registry) if report else None
     if as_json:
-        click.echo(shown.as_json({**_cells(planned, files), "report": written and str(written)}))
+        click.echo(terminal.as_json({**_cells(planned, files), "report": written and str(written)}))
     else:
         _show_results(planned, files)
         if written:
@@ -150,35 +150,26 @@ def _cells(planned: Plan, files: StudyFolder | None) -> dict[str, Any]:
 
 
 def _show_plan(planned: Plan) -> None:
-    from refarch_compare import shown
+    from refarch import terminal
 
     rows = []
     for cells in planned.groups().values():
         cell = cells[0]
         matched = {True: "yes", False: "no", None: "-"}[cell.matched]
-        rate = "searched" if planned.study.search else f"{cell.pipeline.training.learning_rate:g}"
-        size = _size(planned, cell.technique, cell.pipeline.techniques[0].options)
-        rows.append((cell.technique, cell.task, cell.backbone, size, cell.parameters, matched, rate, len(cells)))
+        shown = (cell.size, cell.parameters, matched, cell.rate, len(cells))
+        rows.append((cell.technique, cell.task, cell.backbone, *shown))
     head = ("technique", "task", "backbone", "size", "parameters", "on budget", "learning rate", "runs")
-    shown.table(head, rows)
+    terminal.table(head, rows)
     for note in planned.notes:
         click.echo(note)
     searches = len(rows) * planned.study.search.trials if planned.study.search else 0
     click.echo(f"{len(planned.cells)} runs" + (f" and {searches} trials of searches" if searches else ""))
 
 
-def _size(planned: Plan, label: str, options: dict[str, Any]) -> str:
-    from refarch import default_registry
-
-    name = next(entry.name for entry in planned.study.techniques if entry.label == label)
-    sizes = [option.name for option in default_registry().technique(name).options if option.size]
-    return ", ".join(f"{size}={options[size]}" for size in sizes)
-
-
 def _show_results(planned: Plan, files: StudyFolder) -> None:
     import statistics
 
-    from refarch_compare import shown
+    from refarch import terminal
 
     rows = []
     for cells in planned.groups().values():
@@ -191,7 +182,7 @@ def _show_results(planned: Plan, files: StudyFolder) -> None:
         place = (cell.task, cell.backbone, cell.technique)
         rows.append((*place, cell.parameters, rate, metric, mean, spread, f"{len(scores)}/{len(cells)}"))
     head = ("task", "backbone", "technique", "parameters", "learning rate", "metric", "mean", "deviation", "runs")
-    shown.table(head, sorted(rows, key=lambda row: (str(row[0]), str(row[1]))))
+    terminal.table(head, sorted(rows, key=lambda row: (str(row[0]), str(row[1]))))
     for note in planned.notes:
         click.echo(note)
 

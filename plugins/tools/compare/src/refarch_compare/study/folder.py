@@ -111,7 +111,7 @@ class StudyFolder:
             return
         now = {cell.id: cell for cell in plan.cells}
         for cell in self.planned().cells:
-            if cell.id in now and now[cell.id] != cell:
+            if cell.id in now and now[cell.id].model_dump() != cell.model_dump():
                 raise UsageError(
                     f"{self.path}: the cell {cell.id} comes out differently now: a plugin or a backbone has changed",
                     "choose another folder with --out",

@@ -7,6 +7,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import Field
+
 from refarch import Formulation, PipelineSpec, Registry, pipeline as pipelines
 from refarch.architecture import Spec, TechniqueChoice
 from refarch.errors import RefarchError, UsageError
@@ -35,6 +37,10 @@ class Cell(Spec):
     """Whether that is the budget, within its tolerance; None where the budget does not apply."""
     pipeline: PipelineSpec
     """What runs. Where a search finds the learning rate, that is still to come."""
+    size: str = Field("", exclude=True)
+    """What the technique's size is, for people; not kept in files, as it follows from the pipeline and the plugin."""
+    rate: str = Field("", exclude=True)
+    """The learning rate, for people."""
 
 
 class Plan(Spec):
@@ -61,6 +67,10 @@ class _Named:
     task: TaskEntry
     backbone: BackboneEntry
     pipeline: PipelineSpec
+    sizes: tuple[str, ...]
+    """The technique's options that are sizes."""
+    searched: bool
+    """Whether a search finds the learning rate."""
 
     @property
     def where(self) -> str:
@@ -88,6 +98,8 @@ class _Combination(_Named):
             parameters=solved.parameters,
             matched=matched,
             pipeline=self.pipeline.model_copy(update={"seed": seed}),
+            size=", ".join(f"{size}={self.pipeline.techniques[0].options[size]}" for size in self.sizes),
+            rate="searched" if self.searched else f"{self.pipeline.training.learning_rate:g}",
         )
 
 
@@ -177,7 +189,8 @@ def _named(
         raise type(error)(f"{where}: {error.message}", error.hint) from None
     except ValueError as error:  # pydantic's: a technique's name that could be none, two rhythms of evaluation ...
         raise UsageError(f"{where}: {error}") from None
-    return _Named(technique, task, backbone, pipeline)
+    sizes = tuple(option.name for option in registry.technique(technique.name).options if option.size)
+    return _Named(technique, task, backbone, pipeline, sizes, study.search is not None)
 
 
 def _formulated(named: _Named, registry: Registry) -> _Combination:
@@ -187,7 +200,7 @@ def _formulated(named: _Named, registry: Registry) -> _Combination:
         formulation = registry.task(named.task.name).formulation(kind, named.task.formulation)
     except RefarchError as error:
         raise type(error)(f"{named.where}: {error.message}", error.hint) from None
-    return _Combination(named.technique, named.task, named.backbone, named.pipeline, formulation)
+    return _Combination(**vars(named), formulation=formulation)
 
 
 def _reading(combination: _Combination) -> tuple[str, str]:

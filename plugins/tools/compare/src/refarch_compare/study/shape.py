@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import refarch
 from refarch import ConfiguredTechnique, Registry, pipeline
 from refarch.architecture import BackboneChoice
 from refarch.errors import UsageError
 from refarch.plugins import locate
+from refarch_compare.attached import attached
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,23 +30,20 @@ def empty_model(
     Raises:
         UsageError: its configuration cannot be had, or there is no such model class for it.
     """
-    import torch  # not above: names are looked up first, and need none of it
-    import transformers
-    from transformers import AutoConfig
+    from transformers import AutoConfig  # not above: names are looked up first, and need no torch
 
     source = locate(choice, registry)
     common: dict[str, Any] = {"trust_remote_code": choice.trust_remote_code}
     values = {**choice.config, **(arguments or {})}
     try:
-        with pipeline.quiet(), torch.device("meta"):
+        with pipeline.quiet():
             config = AutoConfig.from_pretrained(source, revision=choice.revision or "main", **common, **values)
-            model: PreTrainedModel = getattr(transformers, auto_class).from_config(config, **common)
+            return pipeline.model_on_meta(config, auto_class, **common)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"the backbone {choice.name!r} cannot be had as {auto_class}: {str(error).splitlines()[0]}",
             "give a local folder, a hub id that can be reached from here, or an installed model",
         ) from error
-    return model
 
 
 class Shapes:
@@ -84,7 +81,6 @@ class Shapes:
                 self._models[where] = empty_model(choice, auto_class, self.registry, arguments)
             head = new_head and not technique.selects_head
             choices: dict[str, Any] = {"name": label, "train_head": head, "registry": self.registry}
-            adaptation = refarch.attach(self._models[where], technique, **choices)
-            self._counts[key] = adaptation.count(head=False)
-            adaptation.detach()
+            with attached(self._models[where], technique, **choices) as adaptation:
+                self._counts[key] = adaptation.count(head=False)
         return self._counts[key]

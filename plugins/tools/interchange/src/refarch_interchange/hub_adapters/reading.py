@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-import refarch
 from refarch import Adaptation, ConfiguredTechnique, FamilySpec, Registry
-from refarch.engine import Insertion, Source
+from refarch.engine import Insertion
 from refarch.errors import CheckpointError, CompositionError
 from refarch.plugins import default_registry
+from refarch_interchange.attaching import filled
 from refarch_interchange.codec import fold_all
 from refarch_interchange.files import PeftFiles, locate
 from refarch_interchange.hub_adapters import methods, norms
@@ -55,23 +55,17 @@ def load_adapters(
     """
     registry = registry or default_registry()
     files = read(locate(source, revision, NAMES))
-    places = Places(model, family or registry.family_for(str(model.config.model_type)))
+    places = Places.of(model, family, registry)
     method = _method(files, places)
     configured = _technique(method, places, registry)
-    found = registry.find("technique", method.technique)
     label = name or files.settings["name"].replace(".", "-")
-    adaptation = refarch.attach(model, configured, name=label, trainable=trainable, family=family, registry=registry)
-    try:
-        adaptation.source = Source(distribution=found.distribution, version=found.version)
+    with filled(
+        model, configured, registry, plugin=method.technique, name=label, trainable=trainable, family=family
+    ) as adaptation:
         if any(insertion.spec.train_only for insertion in adaptation.insertions):
             fold_all(adaptation)
         _fill(adaptation, method)
         _tell(files, places.family.kind != "encoder")
-    except BaseException:
-        adaptation.detach()
-        raise
-    for parameter in adaptation.parameters() if not trainable else ():
-        parameter.requires_grad_(False)
     return adaptation
 
 

@@ -67,9 +67,9 @@ def show(name: str, path: Path | None, as_json: bool) -> None:
       refarch library show polarity
       refarch library show polarity --json
     """  # noqa: D301 - click reads \b as: keep these lines as they are
+    from refarch import terminal
     from refarch.engine import read_description
     from refarch.files import below
-    from refarch_library import shown
     from refarch_library.store import Library
 
     library = Library(path)
@@ -79,14 +79,15 @@ def show(name: str, path: Path | None, as_json: bool) -> None:
     if as_json:
         data = {**entry.model_dump(mode="json"), "folder": str(folder)}
         data["checkpoints"] = {name: found.model_dump(mode="json") for name, found in checkpoints.items()}
-        click.echo(shown.as_json(data))
+        click.echo(terminal.as_json(data))
         return
     for line in _lines(entry, folder, checkpoints):
-        click.echo(shown.printable(line))
+        click.echo(terminal.printable(line))
 
 
 def _print(path: Path | None, query: Query, as_json: bool) -> None:
-    from refarch_library import searching, shown
+    from refarch import terminal
+    from refarch_library import searching
     from refarch_library.store import Library
 
     library = Library(path)
@@ -94,13 +95,15 @@ def _print(path: Path | None, query: Query, as_json: bool) -> None:
     found = searching.search(entries, query)
     if as_json:
         rows = [{**_row(entry), "folder": str(library.folder(entry))} for entry in found]
-        click.echo(shown.as_json({"entries": rows, "problems": [item._asdict() for item in problems]}))
+        click.echo(terminal.as_json({"entries": rows, "problems": [item._asdict() for item in problems]}))
         return
     if found:
-        shown.table(HEAD, [_cells(entry) for entry in found], right=("SCORE", "PARAMETERS"))
+        terminal.table(HEAD, [_cells(entry) for entry in found], right=("SCORE", "PARAMETERS"), cell=terminal.printable)
     click.echo(f"{len(found):,} of {len(entries):,} entries in {library.path}")
     for problem in problems:
-        click.echo(f"cannot read {shown.printable(problem.name)}: {shown.printable(problem.reason):.300}", err=True)
+        click.echo(
+            f"cannot read {terminal.printable(problem.name)}: {terminal.printable(problem.reason):.300}", err=True
+        )
 
 
 def _cells(entry: Entry) -> list[str]:

@@ -64,7 +64,8 @@ def check(context: click.Context, names: tuple[str, ...], load: bool, path: Path
       refarch library check
       refarch library check polarity --load
     """  # noqa: D301 - click reads \b as: keep these lines as they are
-    from refarch_library import checking, shown
+    from refarch import terminal
+    from refarch_library import checking
     from refarch_library.store import Library
 
     library = Library(path)
@@ -76,12 +77,12 @@ def check(context: click.Context, names: tuple[str, ...], load: bool, path: Path
         if load and not any(finding.level == "problem" for finding in found[name]):
             found[name].append(checking.check_loading(library, name))
     if as_json:
-        click.echo(shown.as_json({name: [item._asdict() for item in items] for name, items in found.items()}))
+        click.echo(terminal.as_json({name: [item._asdict() for item in items] for name, items in found.items()}))
     else:
         for name, items in found.items():
-            click.echo(shown.printable(name))
+            click.echo(terminal.printable(name))
             for item in items:
-                click.echo(f"  {item.level:8}{shown.printable(item.text)}")
+                click.echo(f"  {item.level:8}{terminal.printable(item.text)}")
         if not found:
             click.echo(f"the library {library.path} has no entries")
     if any(item.level == "problem" for items in found.values() for item in items):

@@ -38,9 +38,9 @@ def command(
       refarch library transfer-matrix --svg transfer.svg
       refarch library transfer-matrix polarity runs/other --task lexicon-polarity --limit 200 --json
     """  # noqa: D301 - click reads \b as: keep these lines as they are
+    from refarch import terminal
     from refarch.files import write_text
     from refarch.plugins import default_registry
-    from refarch_library import shown
     from refarch_library.finding import find, place, require_some
     from refarch_library.store import Library
 
@@ -58,7 +58,7 @@ def command(
     found = [find(name, library) for name in chosen]
     with counting("scoring", len(found) * (len(found) + len(tasks))) as told:
         matrix = transfer_matrix(found, registry, tasks=tasks, any_labels=any_labels, limit=limit, told=told)
-    text = shown.as_json(matrix.plain())
+    text = terminal.as_json(matrix.plain())
     if out:
         write_text(out, text + "\n")
     if svg:
@@ -71,7 +71,7 @@ def command(
         for name, scores, owns in zip(matrix.entries, matrix.scores, matrix.own, strict=True)
     ]
     heads = [f"{task} ({metric})" for task, metric in zip(matrix.tasks, matrix.metrics, strict=True)]
-    shown.table(("ENTRY", *heads), rows)
+    terminal.table(("ENTRY", *heads), rows, cell=terminal.printable)
     click.echo("* the task that it was trained on; - it cannot be put to that task (--json says why)")
 
 

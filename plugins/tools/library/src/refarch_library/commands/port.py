@@ -56,9 +56,9 @@ def command(
       refarch library port polarity --to ./smaller-model --train --seeds 3
       refarch library port polarity --to ./smaller-model --layers '{"last": 1}' --only --json
     """  # noqa: D301 - click reads \b as: keep these lines as they are
+    from refarch import terminal
     from refarch.errors import UsageError
     from refarch.plugins import default_registry
-    from refarch_library import shown
     from refarch_library.finding import find, place, require_backbone
     from refarch_library.store import Library
 
@@ -92,7 +92,7 @@ def command(
                 **training,
             )
     if as_json:
-        click.echo(shown.as_json(_data(found.entry, to, out, ported, rows)))
+        click.echo(terminal.as_json(_data(found.entry, to, out, ported, rows)))
         return
     _print(found.entry, out, ported, rows)
 
@@ -114,7 +114,7 @@ def _data(entry: Any, to: str, out: Path, ported: Ported, rows: list[Row]) -> di
 
 
 def _print(entry: Any, out: Path, ported: Ported, rows: list[Row]) -> None:
-    from refarch_library import shown
+    from refarch import terminal
 
     for folder, match in zip(ported.folders["ported"], ported.matches, strict=True):
         click.echo(f"{folder.name}: {len(match.tensors)} tensors ported to {folder}")
@@ -125,7 +125,11 @@ def _print(entry: Any, out: Path, ported: Ported, rows: list[Row]) -> None:
     if rows:
         metric = entry.record.metric
         head = ("START", f"{metric} ZERO-SHOT", f"{metric} AFTER TRAINING", "")
-        shown.table(head, [[row.start, _mean(row.zero_shot), _mean(row.trained), row.error] for row in rows])
+        terminal.table(
+            head,
+            [[row.start, _mean(row.zero_shot), _mean(row.trained), row.error] for row in rows],
+            cell=terminal.printable,
+        )
         click.echo(f"on its own backbone: {entry.record.score:.4f}; everything is in {out}")
 
 

@@ -57,8 +57,8 @@ def command(
       refarch predict --adaptation polarity --adaptation topic --file reviews.txt --json
       echo '{"text": "dull", "adaptation": "polarity"}' > q.jsonl; refarch predict --adaptation polarity --file q.jsonl
     """  # noqa: D301 - click reads \b as: keep these lines as they are
+    from refarch import terminal
     from refarch.plugins import default_registry
-    from refarch_library import shown
     from refarch_library.finding import place, require_backbone
     from refarch_library.predict.questions import read_file, requests
     from refarch_library.store import Library
@@ -77,10 +77,10 @@ def command(
         for (name, question), answer in zip(asked, answers, strict=True)
     ]
     if as_json:
-        click.echo(shown.as_json(rows))
+        click.echo(terminal.as_json(rows))
         return
     cells = [[_short(row["text"]), row["adaptation"], _said(answer)] for row, answer in zip(rows, answers, strict=True)]
-    shown.table(("TEXT", "ADAPTATION", "ANSWER"), cells)
+    terminal.table(("TEXT", "ADAPTATION", "ANSWER"), cells, cell=terminal.printable)
 
 
 def _renamed(answer: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from refarch import Adaptation, Registry, Task, default_registry, load
+from refarch import Adaptation, Registry, Task, default_registry
 from refarch.errors import CheckpointError, CompositionError, UsageError
-from refarch.files import below
 from refarch.plugins import locate, resolve
 from refarch.tasks import Question
 from refarch_library.base import choice, load_base
@@ -20,7 +19,7 @@ from refarch_library.entry import Entry
 from refarch_library.finding import Found, find
 from refarch_library.predict.loaded import Loaded, View
 from refarch_library.predict.mixing import Mixture, NotByRow
-from refarch_library.store import Library
+from refarch_library.store import Library, load_parts
 
 Answer = dict[str, Any]
 """What the task's ``ask`` gives for one text."""
@@ -218,17 +217,10 @@ class Predictor:
             adaptation.detach()
 
     def _put(self, found: Found, view: View) -> tuple[Adaptation, ...]:
-        done: list[Adaptation] = []
-        try:
-            for part in found.entry.parts:
-                done.append(load(view.model, below(found.folder, part.folder), registry=self.registry))
-        except BaseException:
-            for adaptation in reversed(done):
-                adaptation.detach()
-            raise
+        done = load_parts(view.model, found.folder, found.entry, registry=self.registry)
         for adaptation in done:
             adaptation.enabled = False
-        return tuple(done)
+        return done
 
     def _task(self, entry: Entry) -> Task:
         own = entry.record.pipeline.task

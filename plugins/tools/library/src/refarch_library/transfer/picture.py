@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from html import escape
 
+from refarch import svg
 from refarch_library.transfer.matrix import Matrix
 
 CELL, HEIGHT, TOP = 136, 34, 96
-FONT = 'system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif'
-STYLE = f"""text {{ font: 13px {FONT}; fill: #1c2330; }} .soft {{ fill: #5b6577; font-size: 12px; }}
-.page {{ fill: #ffffff; }} .cell {{ fill: #3f73d1; stroke: #d5dbe5; }}
-.own {{ fill: none; stroke: #b3560f; stroke-width: 2; }}
-@media (prefers-color-scheme: dark) {{
-text {{ fill: #e8ecf3; }} .soft {{ fill: #a3adbd; }} .page {{ fill: #12161d; }}
-.cell {{ fill: #7fa8f5; stroke: #323c4c; }} .own {{ stroke: #e8995a; }} }}
+STYLE = """.cell {{ fill: {cell}; stroke: {edge}; }} .own {{ fill: none; stroke: {own}; stroke-width: 2; }}
 """
+COLOURS = {"cell": svg.HUES[0], "own": svg.HUES[1], "edge": svg.COLOURS["edge"]}
 
 
 def draw(matrix: Matrix) -> str:
@@ -29,11 +25,7 @@ def draw(matrix: Matrix) -> str:
         parts.append(f'<text x="{left - 10}" y="{y + 22}" text-anchor="end">{escape(name)}</text>')
         parts += [_cell(matrix, row, place, left + place * CELL, y) for place in range(len(matrix.tasks))]
     height = TOP + HEIGHT * len(matrix.entries) + 24
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-        f' role="img"><title>The score of each module on each task</title><style>{STYLE}</style>'
-        '<rect width="100%" height="100%" class="page"/>\n' + "\n".join(parts) + "\n</svg>\n"
-    )
+    return svg.document(width, height, "The score of each module on each task", parts, svg.two_schemes(STYLE, COLOURS))
 
 
 def _column(matrix: Matrix, place: int, left: int) -> str:

@@ -7,6 +7,7 @@ sampled from the ported module's own distribution: a normal one of each tensor's
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def port(
         raise CheckpointError(
             f"{saved.name!r} does not fit {type(model).__name__}: {error.message}", error.hint
         ) from None
-    try:
+    with ExitStack() as undo:
+        undo.callback(adaptation.detach)
         family = registry.backbone(saved.family)
         matcher = Matcher(saved, adaptation, family)  # type: ignore[arg-type]
         if saved.folded:
@@ -73,9 +75,7 @@ def port(
         if fresh is not None:
             fresh.update({name: tensor.clone() for name, tensor in adaptation.state_dict().items()})
         _fill(adaptation, {own: tensors[source] for own, source in match.tensors.items()})
-    except BaseException:
-        adaptation.detach()
-        raise
+        undo.pop_all()
     return adaptation, match
 
 

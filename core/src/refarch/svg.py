@@ -1,4 +1,4 @@
-"""What the pictures share: an SVG document that follows the reader's light or dark setting, without scripts."""
+"""What all pictures share: an SVG document that follows the reader's light or dark setting, without scripts."""
 
 from __future__ import annotations
 
