@@ -27,6 +27,8 @@ FACES = (
     "refarch.testing",
     "refarch.errors",
     "refarch.files",
+    "refarch.terminal",
+    "refarch.svg",
 )
 """What a plugin may name of the core; every wall behind them may be moved."""
 

@@ -9,8 +9,8 @@ import pytest
 from cells import Cell, Matrix
 from digests import ROOT, Digests, of_code, touched
 
-from refarch.plugins.registry import default_registry
-from refarch.testing.sample import covering, forms, missing
+from refarch.plugins import default_registry
+from refarch.testing import covering, forms, missing
 
 REGISTRY = default_registry()
 TECHNIQUES = [REGISTRY.technique(name) for name in REGISTRY.names("technique")]

@@ -50,7 +50,7 @@ FLOORS = {
     "refarch": Floors(
         (
             "errors _lazy _moved_names",
-            "files _moved",
+            "files _moved svg terminal",
             "yaml_text",
             "architecture",
             "plugins",

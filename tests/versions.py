@@ -116,9 +116,8 @@ def smoke() -> Iterator[str]:
     from digests import Own, own_tests
 
     from refarch.cli import main
-    from refarch.plugins.registry import default_registry
-    from refarch.testing.report import run_backbone_checks, run_checks
-    from refarch.testing.sample import covering
+    from refarch.plugins import default_registry
+    from refarch.testing import covering, run_backbone_checks, run_checks
 
     if main(["list-plugins", "--check"]):
         yield "refarch list-plugins --check"

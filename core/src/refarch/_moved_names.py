@@ -22,8 +22,7 @@ MOVED: dict[str, dict[str, str]] = {
     },
     "refarch.cli.building": {
         "refarch.cli.pipeline_file": "CHOICE_FIELDS FORM apply build",
-        "refarch.pipeline": "parse_yaml",
-        "refarch.yaml_text": "Loader read_file",
+        "refarch.yaml_text": "Loader parse_yaml",
     },
     "refarch.cli.draft": {
         "refarch.cli.family_source": "COMMENTS WIDTH draft source",
@@ -186,7 +185,8 @@ MOVED: dict[str, dict[str, str]] = {
         "refarch.engine.layers.precision": "cast_for parameter_dtype",
     },
     "refarch.engine.ledger": {
-        "refarch_compare.cost.ledger": "Kernels Ledger Saved",
+        "refarch_compare.cost.ledger": "Kernels Ledger",
+        "refarch_compare.storages": "Saved",
     },
     "refarch.engine.linear": {
         "refarch.engine.layers.linear": (
@@ -290,7 +290,7 @@ MOVED: dict[str, dict[str, str]] = {
         ),
     },
     "refarch.pipeline.splits": {
-        "refarch.tasks.splits": "Items Parts S Selectable T limit make_splits parted split",
+        "refarch.tasks.splits": "Items Parts=SplitIndices S Selectable T limit make_splits parted split",
     },
     "refarch.pipeline.task": {
         "refarch.tasks.task": "Data Question Rows Task",
@@ -304,6 +304,9 @@ MOVED: dict[str, dict[str, str]] = {
 }
 
 GONE: dict[str, dict[str, str]] = {
+    "refarch.cli.building": {
+        "read_file": "refarch.pipeline.read_mapping",
+    },
     "refarch.engine.attention": {
         "group": "refarch.engine.bindings.attention.seam.AttentionSeam",
         "join": "refarch.engine.bindings.attention.seam.AttentionSeam",

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         run_checks as run_checks,
         run_task_checks as run_task_checks,
     )
+    from refarch.testing.sample import covering as covering, forms as forms, missing as missing
     from refarch.testing.task import TaskConformance as TaskConformance
     from refarch.testing.technique import TechniqueConformance as TechniqueConformance
     from refarch.testing.tokenizer import tiny_tokenizer as tiny_tokenizer
@@ -66,6 +67,7 @@ _FROM = {
         "expect_orthogonal side_by_side tiny_of"
     ),
     "refarch.testing.probes": "ADAPTER PARALLEL PROBES",
+    "refarch.testing.sample": "covering forms missing",
     "refarch.testing.report": "Report Result run_backbone_checks run_checks run_task_checks",
     "refarch.testing.tokenizer": "tiny_tokenizer",
 }

@@ -113,7 +113,7 @@ class Adaptation(Attachment):
             for binding in self.bindings:
                 binding.attach(self.model)
                 done.append(binding)
-            self.copies = selection.put_copies(self.model, self, selected)
+            self.copies = selection.put_copies(self.model, self, selected) if selected else {}
         except BaseException:
             self.bindings = done
             self.detach()

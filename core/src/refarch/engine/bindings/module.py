@@ -17,6 +17,7 @@ and lives in :mod:`refarch.engine.bindings.inputs` and :mod:`refarch.engine.bind
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -43,7 +44,6 @@ class ModuleBinding(Binding):
     """A function bound at a module: one of the forms above.
 
     Attributes:
-        weights: the same as a change of the layer's weight.
         inside: what is inside this binding in a composition that runs it; else the dispatcher says.
     """
 
@@ -54,7 +54,6 @@ class ModuleBinding(Binding):
         self.parallel = spec.insertion == "parallel"
         if self.parallel and site.entry is not None:
             self.carrier = Carrier(owner)
-        self.weights = WeightMap(spec, site, function, gate)
         self.inside: list[Any] | None = None
         self.form = {"rescaling": self._rescale, "transformation": self._transform}.get(spec.integration, self._add)
 
@@ -181,6 +180,11 @@ class ModuleBinding(Binding):
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """See :meth:`WeightMap.merged`."""
         return self.weights.merged(weight, bias)
+
+    @functools.cached_property
+    def weights(self) -> WeightMap:
+        """The same as a change of the layer's weight."""
+        return WeightMap(self.spec, self.site, self.function, self.gate)
 
     def weight_reason(self) -> str:
         """Why this binding's map is no weight of the layer; empty if it is, whether or not one can write that."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from refarch_interchange.settings import Place, by_pattern
+from refarch_interchange.mapping.settings import Place, by_pattern
 
 
 def block_size(settings: Mapping[str, Any], place: Place) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from refarch import InterchangeSpec
 from refarch.engine import Insertion
-from refarch_interchange.rules import expanded
+from refarch_interchange.mapping.rules import expanded
 
 Part = tuple[Insertion, dict[str, Tensor]]
 

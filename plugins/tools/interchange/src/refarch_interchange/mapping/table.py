@@ -6,14 +6,14 @@ Shared with refarch-compare, which reads the results of others by it.
 from __future__ import annotations
 
 from refarch import InterchangeSpec, TensorRule
-from refarch_interchange.table_others import INITIAL, OTHERS
+from refarch_interchange.mapping.table_others import INITIAL, OTHERS
 
 LOW_RANK = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
 LORA_SILENT = ("megatron_core", "qalora_group_size")
 STARTS = (True, False, "gaussian", "orthogonal", "eva")
 """Initialisations that leave the base as it is: what a finished module computes does not depend on them."""
 PATTERNS = {"rank": "rank_pattern", "alpha": "alpha_pattern"}
-JOIN = "refarch_interchange.joining:stacked"
+JOIN = "refarch_interchange.mapping.joining:stacked"
 
 
 def _low_rank(down: str = "down", up: str = "up") -> tuple[TensorRule, ...]:
@@ -32,7 +32,7 @@ LORA = (
         technique="dora",
         when={"use_dora": True, "init_lora_weights": STARTS, "use_rslora": (False, True)},
         options={"rank": "r", "alpha": "lora_alpha"},
-        derived={"alpha": "refarch_interchange.derived:dora_alpha"},
+        derived={"alpha": "refarch_interchange.mapping.derived:dora_alpha"},
         patterns=PATTERNS,
         silent=(*LORA_SILENT, "lora_dropout"),
         tensors=(
@@ -92,7 +92,7 @@ FROM_WEIGHT = tuple(
         silent=LORA_SILENT,
         untold=("learning_rate_ratio",),
         tensors=_low_rank(),
-        rewrite="refarch_interchange.joining:from_weight",
+        rewrite="refarch_interchange.mapping.joining:from_weight",
         written_as="peft-lora",
         note=f"{preset} is written as LoRA of twice the rank beside the base as it is, which computes the same",
     )
@@ -116,8 +116,8 @@ ADALORA = InterchangeSpec(
         "beta1": "beta1",
         "beta2": "beta2",
     },
-    derived={"target_rank": "refarch_interchange.derived:target_rank"},
-    settings="refarch_interchange.derived:adalora_settings",
+    derived={"target_rank": "refarch_interchange.mapping.derived:target_rank"},
+    settings="refarch_interchange.mapping.derived:adalora_settings",
     silent=(*LORA_SILENT, "target_r", "r", "rank_pattern", "total_step"),
     tensors=(
         TensorRule(own="left", theirs="lora_B"),
@@ -125,8 +125,8 @@ ADALORA = InterchangeSpec(
         TensorRule(own="right", theirs="lora_A", rows=False),
     ),
     codec="refarch_interchange.codecs.ranks:Triplets",
-    rewrite="refarch_interchange.joining:kept",
-    join="refarch_interchange.joining:ranks_stacked",
+    rewrite="refarch_interchange.mapping.joining:kept",
+    join="refarch_interchange.mapping.joining:ranks_stacked",
     fused="parts",
     note="peft divides by the rank plus 1e-5",
 )
@@ -168,8 +168,8 @@ WEIGHTS = (
         kind="LOKR",
         technique="lokr",
         options={"rank": "r", "alpha": "alpha", "decompose_both": "decompose_both"},
-        derived={"factor": "refarch_interchange.derived:factor"},
-        settings="refarch_interchange.derived:factor_settings",
+        derived={"factor": "refarch_interchange.mapping.derived:factor"},
+        settings="refarch_interchange.mapping.derived:factor_settings",
         patterns=PATTERNS,
         silent=(*INITIAL, *DROPS, "rank_dropout_scale", "decompose_factor"),
         tensors=(

@@ -7,9 +7,9 @@ from typing import Any
 
 from refarch import InterchangeSpec, Registry
 from refarch.errors import CompositionError, did_you_mean
-from refarch_interchange.settings import TRAINING, match
-from refarch_interchange.table import PEFT
-from refarch_interchange.unmapped import UNMAPPED
+from refarch_interchange.mapping.settings import TRAINING, match
+from refarch_interchange.mapping.table import PEFT
+from refarch_interchange.mapping.unmapped import UNMAPPED
 
 FORMAT = "peft"
 HANDLED = (

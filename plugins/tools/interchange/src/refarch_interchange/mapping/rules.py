@@ -10,7 +10,7 @@ from torch import Tensor
 from refarch import InterchangeSpec, TensorRule
 from refarch.engine import Insertion, put_part, take_part
 from refarch.errors import CheckpointError, CompositionError
-from refarch_interchange.operations import operation
+from refarch_interchange.mapping.operations import operation
 
 PREFIX = "base_model.model."
 """Before every path of a module in the names of peft's tensors."""

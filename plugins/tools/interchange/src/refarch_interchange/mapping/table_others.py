@@ -1,4 +1,4 @@
-"""The second half of peft's names: rotations, selections, and tokens; see :mod:`refarch_interchange.table`."""
+"""The second half of peft's names: rotations, selections, and tokens; see :mod:`refarch_interchange.mapping.table`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROTATIONS = (
         kind="OFT",
         technique="oft",
         options={"share_blocks": "block_share"},
-        derived={"block_size": "refarch_interchange.derived:block_size"},
+        derived={"block_size": "refarch_interchange.mapping.derived:block_size"},
         silent=(
             *INITIAL,
             "r",
@@ -35,7 +35,7 @@ ROTATIONS = (
         kind="BOFT",
         technique="boft",
         options={"factors": "boft_n_butterfly_factor"},
-        derived={"block_size": "refarch_interchange.derived:butterfly_block_size"},
+        derived={"block_size": "refarch_interchange.mapping.derived:butterfly_block_size"},
         silent=(*INITIAL, "boft_block_size", "boft_block_num", "boft_dropout"),
         tensors=(
             TensorRule(own="rotations.{}.angles", theirs="boft_R", operation="skew", rows=False),
