@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[2]
@@ -43,11 +44,11 @@ def seconds(command: str, folder: Path) -> float:
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-def measured(tree: Path) -> dict[str, float]:
+def measured(tree: Path) -> Iterator[tuple[str, float]]:
     """CPU time of each set-up, one after the other in a new environment."""
     with tempfile.TemporaryDirectory() as folder:
-        venv = Path(folder) / "venv"
-        return {name: seconds(setup(tree, mark, venv), tree) for name, mark in COMMANDS.items()}
+        for name, mark in COMMANDS.items():
+            yield name, seconds(setup(tree, mark, Path(folder) / "venv"), tree)
 
 
 def main() -> None:
@@ -61,7 +62,7 @@ def main() -> None:
     times: dict[Path, dict[str, list[float]]] = {tree: {name: [] for name in COMMANDS} for tree in trees}
     for number in range(-1 if not arguments.cold else 0, arguments.rounds):
         for position, tree in enumerate(trees):
-            for name, value in measured(tree).items():
+            for name, value in measured(tree):
                 print(f"round {number + 1}, tree {position + 1}, {name}: {value:.1f} s", file=sys.stderr, flush=True)
                 if number >= 0:
                     times[tree][name].append(value)
