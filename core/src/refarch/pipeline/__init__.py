@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from refarch.pipeline.runner import run as run
     from refarch.pipeline.trainer import AdaptationTrainer as AdaptationTrainer
-    from refarch.yaml_text import read_mapping as read_mapping
+    from refarch.yaml_text import parse_yaml as parse_yaml, read_mapping as read_mapping
 
 _FROM = {
     "refarch.pipeline.assembly": "Assembled assemble",
@@ -36,7 +36,7 @@ _FROM = {
     "refarch.pipeline.run_folder": "COMPLETE RunFolder differences versions",
     "refarch.pipeline.runner": "run",
     "refarch.pipeline.trainer": "AdaptationTrainer",
-    "refarch.yaml_text": "read_mapping",
+    "refarch.yaml_text": "parse_yaml read_mapping",
 }
 __all__ = names(_FROM)  # pyright: ignore[reportUnsupportedDunderAll]
 
