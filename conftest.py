@@ -1,13 +1,27 @@
-"""One torch thread a worker (more make a few cores several times slower), and each test from the same seed."""
+"""One torch thread a worker (more make a few cores several times slower), and each test from the same seed.
 
+And of the conformance kit's cells of technique x family a covering sample, with all of what is touched.
+CONTRIBUTING.md says what is where ("Tests").
+"""
+
+import functools
 import os
 import random
+import subprocess
+from pathlib import Path
 
 import pytest
+import warm
+from cells import Matrix
+from digests import packages, touched
+
+from refarch.plugins.registry import default_registry
+from refarch.testing.sample import CHOICE, covering
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the environment came without bytecode; hundreds of processes need it
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +33,79 @@ def _seeded() -> None:
     random.seed(0)
     numpy.random.seed(0)
     torch.manual_seed(0)
+
+
+class Sample:
+    """Which of a conformance class's cases run: those of a covering sample, and all of a touched technique or family.
+
+    A class that names its families has them all: its author has chosen. So has one of a technique that is no plugin.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.named = _named(config)
+        self.since, self.touched, self.core = config.getoption("touched") or "", set(), False
+        if self.since:
+            try:
+                self.touched, self.core = touched(self.since)
+            except (OSError, subprocess.CalledProcessError):
+                raise pytest.UsageError(f"--touched {self.since}: git knows no such commit here") from None
+
+    @functools.cached_property
+    def techniques(self) -> list:
+        return [default_registry().technique(name) for name in default_registry().names("technique")]
+
+    @functools.cached_property
+    def cells(self) -> frozenset:
+        return covering(self.techniques, default_registry().families(), Matrix.read().applies)
+
+    def __call__(self, cls: type, case: object) -> bool:
+        technique, chosen = getattr(cls, "technique", None), getattr(cls, "families", None)
+        if not isinstance(technique, str) or chosen is not None:
+            return True
+        family = case.tiny.family.name
+        return bool({technique, family} & (self.touched | self.named)) or (technique, family) in self.cells
+
+    def __str__(self) -> str:
+        every = len(self.techniques) * len(default_registry().families())
+        said = f"conformance: a covering sample, {len(self.cells)} of {every} cells (--full: all)"
+        if self.touched or self.named:
+            said += f"; all cells of {', '.join(sorted(self.touched | self.named))}"
+        if self.core:
+            said += f"; the core differs from {self.since}: that alone adds none, docs/matrix.py runs all"
+        return said
+
+
+def _named(config: pytest.Config) -> set[str]:
+    """The techniques and families whose own folders pytest was asked for."""
+    asked = [Path(config.invocation_params.dir, arg.partition("::")[0]).resolve() for arg in config.args]
+    folders = {package.folder: package.names for package in packages().values()}
+    return {name for path in asked for folder in (path, *path.parents) for name in folders.get(folder, ())}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--full`` and ``--touched COMMIT``."""
+    group = parser.getgroup("conformance", "the conformance kit on techniques x families")
+    full, since = os.environ.get("REFARCH_FULL_MATRIX"), os.environ.get("REFARCH_TOUCHED")
+    group.addoption("--full", action="store_true", default=bool(full), help="all cells; or REFARCH_FULL_MATRIX=1")
+    group.addoption(
+        "--touched",
+        metavar="COMMIT",
+        default=since,
+        help="beside the sample all cells of what differs from this commit; or REFARCH_TOUCHED",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell the kit which cases run."""
+    if not config.getoption("full"):
+        config.stash[CHOICE] = Sample(config)
+
+
+def pytest_unconfigure() -> None:
+    """End the processes that tests fork."""
+    warm.close()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say what is left out, so that no run looks like more than it was."""
+    return str(config.stash[CHOICE]) if CHOICE in config.stash else "conformance: all cells"

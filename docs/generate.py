@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 
 from refarch.architecture import ALIASES, MEANING, RULES, SLOTS
-from refarch.plugins import hooks
+from refarch.plugins import HOOK_SPECIFICATIONS
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -82,10 +82,9 @@ def matrix() -> str:
 def hook_reference() -> str:
     """All hooks with their signatures and docstrings."""
     parts = []
-    for name, function in inspect.getmembers(hooks, inspect.isfunction):
-        if name.startswith("refarch_"):
-            signature = str(inspect.signature(function)).replace("'", "")
-            parts.append(f"## {name}\n\n```python\ndef {name}{signature}\n```\n\n{inspect.getdoc(function)}\n")
+    for name, function in sorted(HOOK_SPECIFICATIONS.items()):
+        signature = str(inspect.signature(function)).replace("'", "")
+        parts.append(f"## {name}\n\n```python\ndef {name}{signature}\n```\n\n{inspect.getdoc(function)}\n")
     return "\n".join(parts)
 
 

@@ -3,9 +3,6 @@
 import random
 
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 GOOD, BAD = ["good", "great", "fine", "lovely"], ["bad", "awful", "poor", "dull"]
 FILLERS = ["a", "the", "film", "story", "very", "quite", "and"]
@@ -14,6 +11,10 @@ FILLERS = ["a", "the", "film", "story", "very", "quite", "and"]
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """A tiny BERT with a word-level tokenizer, and a CSV file."""
+    import torch  # not above: the process that only hands tests to workers reads this file, too
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
     root = tmp_path_factory.mktemp("tiny")
     words = ["[PAD]", "[UNK]", *GOOD, *BAD, *FILLERS]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))

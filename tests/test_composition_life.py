@@ -209,14 +209,13 @@ def test_an_interrupted_save_leaves_the_earlier_one(tmp_path: Path, monkeypatch:
     batch = tiny.batch(model)
     want = outputs(model, batch)
     spread(composition, 5)
-    from refarch.composition import files
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    for name in ("write_text", "write_bytes"):
+    for name in ("composition.files.write_text", "engine.checkpoints.tensor_files.write_bytes"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(files, name, stop)
+            patch.setattr(f"refarch.{name}", stop)
             composition.save(folder)
         fresh = tiny.model()
         refarch.load_composition(fresh, folder)

@@ -180,7 +180,13 @@ def test_the_walk_runs_and_a_technique_from_outside(tmp_path: Path) -> None:
             script.append(f"cp {shlex.quote(str(tmp_path / f'block-{number}'))} {shlex.quote(file)}")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV", "REFARCH_"))}
     links = " ".join(filter(None, [os.environ.get("PIP_FIND_LINKS"), str(wheels)]))
-    found = {**kept, "PIP_FIND_LINKS": links, "PIP_CONSTRAINT": str(tmp_path / "constraints.txt"), "PIP_QUIET": "1"}
+    found = {
+        **kept,
+        "PIP_FIND_LINKS": links,
+        "PIP_CONSTRAINT": str(tmp_path / "constraints.txt"),
+        "PIP_QUIET": "1",
+        "PIP_NO_COMPILE": "1",
+    }
     try:
         done = subprocess.run(
             ["bash", "-c", "\n".join(script)], cwd=home, env=found, capture_output=True, text=True, timeout=1500

@@ -5,15 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
 
 from refarch import PipelineSpec, Pool, default_registry
-from refarch.architecture import BackboneChoice
 from refarch.errors import RunError
-from refarch.pipeline import load_backbone, pool as pools, run
+from refarch.pipeline import load_backbone, run
 from refarch.plugins import resolve_pipeline
-from refarch.testing import all_tiny, tiny_tokenizer
 
 TECHNIQUES = ("lora", "prefix-tuning", "full")
 SAME = ("score", "metrics", "baselines", "seeds", "steps", "trainable_parameters", "total_parameters", "examples")
@@ -42,17 +39,17 @@ def loads(monkeypatch):
     from refarch_text_classification import TextClassification
 
     counts = {"backbone": 0, "encode": 0}
-    load, encode = pools.load_backbone, TextClassification.encode
+    encode = TextClassification.encode
 
     def counted_load(*arguments):
         counts["backbone"] += 1
-        return load(*arguments)
+        return load_backbone(*arguments)
 
     def counted_encode(self, tokenizer):
         counts["encode"] += 1
         return encode(self, tokenizer)
 
-    monkeypatch.setattr(pools, "load_backbone", counted_load)
+    monkeypatch.setattr("refarch.pipeline.pool.load_backbone", counted_load)
     monkeypatch.setattr(TextClassification, "encode", counted_encode)
     return counts
 
@@ -122,24 +119,3 @@ def test_a_backbone_that_a_run_has_changed_is_loaded_again(folder, pipeline, tmp
     assert loads["backbone"] == 2
     run(spec, tmp_path / "separate")
     expect_same(tmp_path / "pooled", tmp_path / "separate")
-
-
-@pytest.mark.parametrize(
-    "tiny",
-    [tiny for tiny in all_tiny() if tiny.auto_class == "AutoModelForSequenceClassification"],
-    ids=lambda tiny: tiny.family.name,
-)
-def test_a_new_head_is_drawn_as_loading_draws_it(tiny, tmp_path):
-    transformers.AutoModel.from_config(tiny.config()).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
-    choice = BackboneChoice(name=str(tmp_path))
-    loaded = {
-        seed: load_backbone(choice, tiny.auto_class, {"num_labels": 3}, default_registry(), seed)[0].state_dict()
-        for seed in (5, 6)
-    }
-    model, _ = load_backbone(choice, tiny.auto_class, {"num_labels": 3}, default_registry(), 5)
-    assert any(not torch.equal(loaded[5][name], loaded[6][name]) for name in loaded[5]), "the head is new"
-    for seed in (6, 5):
-        pools._renew(model, seed)
-        state = model.state_dict()
-        assert all(torch.equal(state[name], tensor) for name, tensor in loaded[seed].items())

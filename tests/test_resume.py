@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
+import socket
 import time
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
 from safetensors.torch import load_file
 
@@ -20,15 +20,11 @@ from refarch.pipeline import COMPLETE, RunFolder, run
 pytestmark = pytest.mark.slow
 
 
-def start(folder: Path, spec: dict, out: Path) -> subprocess.Popen:
+def start(folder: Path, spec: dict, out: Path, **environment: str) -> warm.Process:
     path = out.parent / f"{out.name}.yaml"
     path.write_text(yaml.safe_dump(spec))
-    return subprocess.Popen(
-        [sys.executable, "-m", "refarch", "run", str(path), "--out", str(out), "--quiet"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    command = ["-m", "refarch", "run", str(path), "--out", str(out), "--quiet"]
+    return warm.start(command, out.parent, {**os.environ, "OMP_NUM_THREADS": "1", **environment})
 
 
 def tensors(out: Path):
@@ -45,7 +41,7 @@ def wait_for(condition, process, limit=120):
 def test_a_killed_run_resumes_to_the_same_result(folder, pipeline, tmp_path):
     spec = pipeline(folder)
     whole = start(folder, spec, tmp_path / "whole")
-    assert whole.wait(300) == 0, whole.stderr.read().decode()
+    assert whole.wait(300) == 0, whole.stderr.read_text()
 
     out = tmp_path / "killed"
     kills = 0
@@ -55,10 +51,10 @@ def test_a_killed_run_resumes_to_the_same_result(folder, pipeline, tmp_path):
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
-        process.wait()
+        process.wait(120)
     assert kills == 3
     last = start(folder, spec, out)
-    assert last.wait(300) == 0, last.stderr.read().decode()
+    assert last.wait(300) == 0, last.stderr.read_text()
 
     expected, got = (json.loads((path / "record.json").read_text()) for path in (tmp_path / "whole", out))
     assert got["resumed"] == 3
@@ -124,17 +120,16 @@ def test_the_head_and_the_order_do_not_depend_on_the_technique(folder, pipeline,
 
 
 def test_two_processes_train_one_model(folder, pipeline, tmp_path):
-    path, out = tmp_path / "pipeline.yaml", tmp_path / "run"
-    path.write_text(yaml.safe_dump(pipeline(folder, max_steps=6, batch_size=4, evaluate_every=3)))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    done = subprocess.run(
-        [*launch, "-m", "refarch", "run", str(path), "--out", str(out), "--quiet"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
+    out, spec = tmp_path / "run", pipeline(folder, max_steps=6, batch_size=4, evaluate_every=3)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    processes = [  # each with what torchrun tells it
+        start(folder, spec, out, **together, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in (0, 1)
+    ]
+    for process in processes:
+        assert process.wait(200) == 0, process.stderr.read_text()
     record = json.loads((out / "record.json").read_text())
     assert record["steps"] == 6
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

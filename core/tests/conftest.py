@@ -1,4 +1,7 @@
-"""Fake plugins for the tests of the loader and of the command line: real metadata and modules in a temporary folder."""
+"""Fake plugins for the tests of the loader and of the command line: real metadata and modules in a temporary folder.
+
+The throwaway functions and model builders of ``helpers`` can be imported by name, as a plugin's function would be.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import warm
 
 from refarch.cli import main
 from refarch.plugins import forget_plugins
+
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 TECHNIQUE = """
 from refarch import ModuleSpec, Option, Provenance, TechniqueSpec, hookimpl
@@ -158,9 +164,12 @@ class Site:
         captured = self._capture.readouterr()
         return Result(code, captured.out, captured.err)
 
-    def process(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Result:
-        """Run Python with this folder on its path in a process of its own."""
+    def process(self, *arguments: str, environment: Mapping[str, str] | None = None, warmed: bool = False) -> Result:
+        """Run Python with this folder on its path in a process of its own; ``warmed``: one that has imported torch."""
         env = {**os.environ, "PYTHONPATH": str(self.path), **(environment or {})}
+        if warmed:
+            done = warm.run(arguments, self.path, env)
+            return Result(done.returncode, done.stdout, done.stderr)
         done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=env, timeout=120)
         return Result(done.returncode, done.stdout, done.stderr)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from refarch import _moved
 from refarch._lazy import lazy, names
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ _FROM = {
 __all__ = names(_FROM)  # pyright: ignore[reportUnsupportedDunderAll]
 
 __version__ = "0.1.0"
+_moved.install()
 
 
 if not TYPE_CHECKING:  # a type checker would take any name from a module with __getattr__

@@ -22,10 +22,14 @@ def lazy(module: str, name: str, sources: Mapping[str, str]) -> Any:
 
     Raises:
         AttributeError: the module has no such name.
+        ImportError: it says that it has, and importing it fails.
     """
     source = next((source for source, own in sources.items() if name in own.split()), None)
     if source is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(source), name)
+    try:
+        value = getattr(importlib.import_module(source), name)
+    except AttributeError as error:  # which would read as if there were no such name
+        raise ImportError(f"{module} has {name} from {source}, which failed: {error}", name=source) from error
     setattr(sys.modules[module], name, value)
     return value

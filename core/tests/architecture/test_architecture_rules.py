@@ -158,8 +158,14 @@ def test_every_value_has_a_meaning() -> None:
 
     from refarch.architecture import properties
 
+    kinds = {
+        "insertion": "InsertionForm",
+        "integration": "IntegrationForm",
+        "input_type": "InputType",
+        "form": "FunctionalForm",
+    }
     for name, values in MEANING.items():
-        kind = {"input_type": "InputType"}.get(name, name.capitalize())
+        kind = kinds.get(name, name.capitalize())
         assert set(get_args(getattr(properties, kind))) == set(values), name
     assert describe("insertion", "parallel") and describe("insertion", "?") == "" and describe("?", "x") == ""
 

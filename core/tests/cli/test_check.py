@@ -48,7 +48,7 @@ def wrong(site: Any) -> Any:
 
 @pytest.mark.slow
 def test_a_technique_without_pytest(site: Any) -> None:
-    done = site.process("-c", BLOCK_PYTEST, "check", "ia3", "--family", "bert")
+    done = site.process("-c", BLOCK_PYTEST, "check", "ia3", "--family", "bert", warmed=True)
     assert done.code == 0, done.out + done.err
     assert "technique ia3, on 2 models: bert-AutoModelForMaskedLM, bert-AutoModelForSequenceClassification" in done.out
     assert "identity_at_start" in done.out

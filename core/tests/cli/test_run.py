@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from refarch.architecture import PipelineSpec, RunRecord, Seeds, Times
+from refarch.plugins import ResolvedPipeline
 
 FLAGS = ("run", "--backbone", "quokka-model", "--technique", "quokka", "--task", "quokka")
 
@@ -26,10 +27,10 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[PipelineSpec, Path | None
     """The calls of the runner, which is replaced."""
     calls: list[tuple[PipelineSpec, Path | None, bool]] = []
 
-    def run(pipeline: PipelineSpec, folder: Path | None = None, *, registry: Any, progress: bool) -> Any:
-        calls.append((pipeline, folder, progress))
+    def run(pipeline: ResolvedPipeline, folder: Path | None = None, *, registry: Any, progress: bool) -> Any:
+        calls.append((pipeline.pipeline, folder, progress))
         print("a plugin that prints")
-        return record(pipeline), folder or Path("runs/new")
+        return record(pipeline.pipeline), folder or Path("runs/new")
 
     monkeypatch.setattr(importlib.import_module("refarch.pipeline.runner"), "run", run)
     return calls

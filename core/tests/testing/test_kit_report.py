@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from torch import Tensor
 
 from refarch.architecture import ModuleSpec, TechniqueSpec
 from refarch.errors import UsageError
 from refarch.testing import CHECKS, TechniqueConformance, run_checks
-from refarch.testing.probes import LINE, Line
+from refarch.testing.probes import LINE, PROBES, Line
+from refarch.testing.sample import CHOICE
 
 
 class WrongDelta(Line):
@@ -75,3 +79,40 @@ class TestExempted(TechniqueConformance):
         "test_delta_matches_forward": "its matrix is wrong, on purpose",
         "merge_equals_attached": "its matrix is wrong, on purpose",
     }
+
+
+class OnThree(TechniqueConformance):
+    """Not collected; asked for its tests below."""
+
+    technique = WRONG
+    families = ("bert", "gpt2", "t5")
+
+
+def generated(stash: pytest.Stash, test: str) -> list[str]:
+    """What a session with these choices would run of one test."""
+    found: list[str] = []
+    metafunc: Any = SimpleNamespace(
+        fixturenames=["case"],
+        config=SimpleNamespace(stash=stash),
+        function=getattr(OnThree, test),
+        parametrize=lambda name, cases, ids: found.extend(ids),
+    )
+    OnThree().pytest_generate_tests(metafunc)
+    return found
+
+
+def test_a_class_runs_all_its_cases_unless_the_session_chooses() -> None:
+    stash = pytest.Stash()
+    everything = generated(stash, "test_identity_at_start")
+    assert {label.partition("-")[0] for label in everything} == {"bert", "gpt2", "t5"}
+    stash[CHOICE] = lambda cls, case: cls is OnThree and case.tiny.family.name == "gpt2"
+    gpt2 = [label for label in everything if label.startswith("gpt2-")]
+    assert generated(stash, "test_identity_at_start") == gpt2
+    assert generated(stash, "test_eval_is_deterministic") == gpt2[:1], "any head will do there"
+    assert generated(stash, "test_light_import") == ["plugin"]
+
+
+@pytest.mark.parametrize("probe", PROBES, ids=[probe.name for probe in PROBES])
+def test_every_integration_form_passes(probe: TechniqueSpec) -> None:
+    report = run_checks(probe, families=["bert", "gpt2"])
+    assert report.passed, [f"{result.check} on {result.model}: {result.message}" for result in report.failures()]

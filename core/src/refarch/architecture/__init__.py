@@ -4,7 +4,8 @@ from refarch.architecture.expression import WEIGHT, parts, read_expression
 from refarch.architecture.family import BackboneKind, FamilySpec, ModelSpec, StackTable, TinyModel, parse_entry
 from refarch.architecture.fingerprint import Fingerprint
 from refarch.architecture.interchange import InterchangeSpec, TensorRule
-from refarch.architecture.module import Gate, ModuleSpec, Positions, Router
+from refarch.architecture.module import ModuleSpec
+from refarch.architecture.module_fields import Gate, Positions, Router
 from refarch.architecture.pipeline import (
     BackboneChoice,
     PipelineSpec,
@@ -15,7 +16,8 @@ from refarch.architecture.pipeline import (
     Times,
     TrainingSpec,
 )
-from refarch.architecture.properties import MEANING, PROPERTIES, RULES, Provenance, describe
+from refarch.architecture.properties import MEANING, PROPERTIES, Provenance, describe
+from refarch.architecture.rules import RULES
 from refarch.architecture.slots import ALIASES, SLOTS, Layers, Slot, SlotRef, parse_slot
 from refarch.architecture.spec import CONTRACT, Spec, explain
 from refarch.architecture.task import SOURCE_OPTIONS, SPLIT_OPTIONS, TEXT_FORMULATIONS, Formulation, TaskSpec

@@ -27,13 +27,13 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
+from refarch.architecture.grammar import PART, parse
 from refarch.architecture.spec import Spec, explain
 from refarch.errors import SpecError, did_you_mean
 
-PART = r"[A-Za-z0-9_][\w-]*"
 PartName = Annotated[str, StringConstraints(pattern=rf"^{PART}$")]
 """The name of an adaptation: letters, digits, hyphens, underscores."""
-By = Literal["token", "example", "task"]
+RoutedBy = Literal["token", "example", "task"]
 Density = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -115,7 +115,7 @@ class Route(_Unweighted):
     """
 
     op: Literal["route"] = "route"
-    by: By = "token"
+    by: RoutedBy = "token"
     gate: Literal["learned", "arrow"] = "learned"
     top: int | None = Field(default=None, ge=1)
     """How many parts act on an input; all when left out."""
@@ -212,8 +212,10 @@ RUNNING: tuple[type[Operator], ...] = (Stack, Sum, Route, Fuse, Split)
 WEIGHT: tuple[type[Operator], ...] = (Average, Linear, Ties, Dare, Svd, Concat)
 OPERATORS: dict[str, type[Operator]] = {cls.model_fields["op"].default: cls for cls in (*RUNNING, *WEIGHT)}
 """Every operator by its name in text."""
+OPTIONS = {op: tuple(name for name in cls.model_fields if name not in ("op", "terms")) for op, cls in OPERATORS.items()}
+"""What each of them takes beside its terms."""
 
-Node = Annotated[
+AnyOperator = Annotated[
     Union[Stack, Sum, Route, Fuse, Split, Average, Linear, Ties, Dare, Svd, Concat],  # noqa: UP007
     Field(discriminator="op"),
 ]
@@ -236,7 +238,7 @@ def _read(value: Any) -> Any:
         raise explain(error, OPERATORS[op], f"{op}(...)") from None
 
 
-Expression = Annotated[Union[PartName, Node], BeforeValidator(_read)]  # noqa: UP007
+Expression = Annotated[Union[PartName, AnyOperator], BeforeValidator(_read)]  # noqa: UP007
 """A part's name, or an operator."""
 
 
@@ -321,8 +323,6 @@ def parse_expression(text: str) -> str | Operator:
     """An expression from its text.
 
     Raises:
-        SpecError: with the place where it stops making sense.
+        SpecError: with the place where it stops making sense, or the value that an operator does not take.
     """
-    from refarch.architecture.grammar import parse
-
-    return parse(text)
+    return _read(parse(text, OPTIONS))

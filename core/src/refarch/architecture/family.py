@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from refarch.architecture.module import ImportPath
+from refarch.architecture.module_fields import ImportPath
 from refarch.architecture.slots import SLOTS, SUBLAYERS, TABLE_SLOTS, StackName
 from refarch.architecture.spec import CONTRACT, Spec
 from refarch.architecture.technique import PluginName
@@ -39,7 +39,7 @@ _ENTRY = re.compile(
 _FORMS = "'path', 'path[0/3]', 'path[0/3 per heads]', 'path[0/a:b:b]', 'path | other', 'path?'"
 
 
-class Part(NamedTuple):
+class FusedPart(NamedTuple):
     """A part of a fused projection's output: of each of ``groups`` equal runs of features, its share of the run."""
 
     number: int
@@ -76,10 +76,10 @@ class PartEntry(NamedTuple):
     shares: tuple[int | str, ...]
     groups: int | str = 1
 
-    def resolve(self, value: Callable[[str], int]) -> Part:
+    def resolve(self, value: Callable[[str], int]) -> FusedPart:
         """The part with its numbers; ``value`` reads the model's configuration."""
         shares = tuple(value(share) if isinstance(share, str) else share for share in self.shares)
-        return Part(self.number, shares, value(self.groups) if isinstance(self.groups, str) else self.groups)
+        return FusedPart(self.number, shares, value(self.groups) if isinstance(self.groups, str) else self.groups)
 
 
 class Entry(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from refarch.architecture.module import ImportPath
+from refarch.architecture.module_fields import ImportPath
 from refarch.architecture.spec import CONTRACT, PlainData, Spec
 from refarch.architecture.technique import PluginName
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from refarch.architecture.family import BackboneKind
-from refarch.architecture.module import ImportPath
+from refarch.architecture.module_fields import ImportPath
 from refarch.architecture.spec import CONTRACT, PlainData, Spec
 from refarch.architecture.technique import Option, PluginName, options_model, validate_options
 from refarch.errors import UsageError, did_you_mean

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, create_model, model_validator
 
-from refarch.architecture.module import Identifier, ModuleSpec, Positions, Router
+from refarch.architecture.module import ModuleSpec
+from refarch.architecture.module_fields import Identifier, Positions, Router
 from refarch.architecture.slots import Layers
 from refarch.architecture.spec import CONTRACT, PlainData, PlainValue, Spec, explain
 from refarch.errors import SpecError, did_you_mean

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from refarch.testing.report import Progress, Report, Result
+    from refarch.testing.report import HearResult, Report, Result
 
 KINDS = ("technique", "backbone", "task")
 """The kinds of plugin that the kit has checks for."""
@@ -64,6 +64,7 @@ def command(
     if options and kind == "backbone":
         raise click.UsageError("a backbone family has no options")
     values, reasons = _values(options), _pairs(exempt, "--exempt", "CHECK=REASON")
+    _check_use(kind, name, values, families)
     with contextlib.redirect_stdout(sys.stderr), _progress(not quiet) as progress:
         report = _run(kind, name, values, families, reasons, progress)
     if as_json:
@@ -158,28 +159,38 @@ def _kind(name: str, kind: str | None) -> str:
     )
 
 
+def _check_use(kind: str, name: str, options: dict[str, Any], families: tuple[str, ...]) -> None:
+    """Refuse what is wrong use, and no failed check, before the kit is loaded: a name that is misspelt."""
+    from refarch.plugins.registry import default_registry
+
+    registry = default_registry()
+    if kind == "backbone":
+        registry.family(name)
+        return
+    (registry.task(name) if kind == "task" else registry.technique(name)).configure(options)
+    for family in families:
+        registry.family(family)
+
+
 def _run(
     kind: str,
     name: str,
     options: dict[str, Any],
     families: tuple[str, ...],
     exempt: dict[str, str],
-    progress: Progress,
+    progress: HearResult,
 ) -> Report:
-    from refarch.plugins.registry import default_registry
     from refarch.testing.report import run_backbone_checks, run_checks, run_task_checks
 
     if kind == "backbone":
         return run_backbone_checks(name, exempt=exempt, progress=progress)
     if kind == "task":
-        default_registry().task(name).configure(options)  # a misspelt option is wrong use, not a failed check
         return run_task_checks(name, options, exempt, progress)
-    default_registry().technique(name).configure(options)
     return run_checks(name, options, families or None, exempt, progress)
 
 
 @contextlib.contextmanager
-def _progress(shown: bool) -> Iterator[Progress]:
+def _progress(shown: bool) -> Iterator[HearResult]:
     """A bar on standard error that goes away at the end; failures stay, as lines above it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TextColumn, TimeElapsedColumn

@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from refarch.architecture import PipelineSpec, RunRecord
+    from refarch.plugins import Registry
 
 
 @click.command("run")
@@ -61,38 +62,47 @@ def command(
       refarch run pipeline.yaml --set technique.rank=2 --dry-run > smaller.yaml
     """  # noqa: D301 - click reads \b as: keep these lines as they are
     from refarch.cli.pipeline_file import build
-    from refarch.errors import nearest
-    from refarch.plugins.lookup import configured, locate, resolve_pipeline
+    from refarch.pipeline.run_folder import new_folder
+    from refarch.plugins.lookup import locate, look_up
     from refarch.plugins.registry import default_registry
 
     registry = default_registry()
     spec = build(pipeline, backbone=backbone, techniques=techniques, task=task, seed=seed, settings=settings)
-    resolved = resolve_pipeline(spec, registry)
-    configured(resolved, registry)
+    resolved = look_up(spec, registry)
     if dry_run:
-        import yaml
-
-        if locate(spec.backbone, registry) == spec.backbone.name and not Path(spec.backbone.name).exists():
-            near = nearest(spec.backbone.name, (model.name for model in registry.models()))
-            also = f"; the nearest installed model is {near[0]!r}" if near else ""
-            click.echo(f"note: {spec.backbone.name!r} is no installed model and no folder, so a hub id{also}", err=True)
-        click.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
+        _show(resolved.pipeline, registry)
         return
-    from refarch.pipeline.run_folder import new_folder
-    from refarch.pipeline.runner import run
-
-    folder = out or new_folder(Path("runs"), resolved)
+    folder = out or new_folder(Path("runs"), resolved.pipeline)
     if (folder / "record.json").exists():
         click.echo(f"{folder} holds a finished run; this is its record", err=True)
-    elif not quiet:
-        click.echo(f"running in {folder}", err=True)
+    else:
+        locate(spec.backbone, registry)  # a wrong name is told before torch is loaded
+        if not quiet:
+            click.echo(f"running in {folder}", err=True)
+    from refarch.pipeline.runner import run
+
     try:
         with contextlib.redirect_stdout(sys.stderr):  # whatever a plugin prints: standard output is the result's
-            record, folder = run(spec, folder, registry=registry, progress=not quiet)
+            record, folder = run(resolved, folder, registry=registry, progress=not quiet)
     except KeyboardInterrupt:
         click.echo(f"\nthe same command with --out {folder} resumes this run", err=True)
         raise
     click.echo(record.to_json() if as_json else summary(record, folder))
+
+
+def _show(pipeline: PipelineSpec, registry: Registry) -> None:
+    """The resolved pipeline as YAML, with a note where its backbone can only be a hub id."""
+    import yaml
+
+    from refarch.errors import nearest
+    from refarch.plugins.lookup import locate
+
+    name = pipeline.backbone.name
+    if locate(pipeline.backbone, registry) == name and not Path(name).exists():
+        near = nearest(name, (model.name for model in registry.models()))
+        also = f"; the nearest installed model is {near[0]!r}" if near else ""
+        click.echo(f"note: {name!r} is no installed model and no folder, so a hub id{also}", err=True)
+    click.echo(yaml.safe_dump(pipeline.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
 
 
 def summary(record: RunRecord, folder: Path) -> str:

@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 
 from refarch.architecture import TechniqueSpec
 from refarch.architecture.expression import WEIGHT, Operator, Svd, Term, read_expression, to_text
-from refarch.composition.parts import Part, Taken, take
+from refarch.composition.parts import PartLike, Taken, bring_parts
 from refarch.composition.weights.operators import make
-from refarch.composition.weights.result import attach_made
+from refarch.composition.weights.result import attach_result
 from refarch.engine.adaptation.adaptation import Adaptation
 from refarch.engine.host.container import refuse_part, unused_name
 from refarch.errors import CompositionError, UsageError
@@ -21,7 +21,7 @@ from refarch.plugins.registry import Registry
 def combine(
     model: PreTrainedModel,
     expression: Any,
-    parts: Mapping[str, Part] | None = None,
+    parts: Mapping[str, PartLike] | None = None,
     *,
     name: str | None = None,
     into: TechniqueSpec | str | None = None,
@@ -53,7 +53,7 @@ def combine(
             "use refarch.compose, or a weight operator: average, linear, ties, dare, svd, concat",
         )
     spec = technique_of(into, registry)
-    with take(model, operator, parts, trainable=trainable, registry=registry) as taken:
+    with bring_parts(model, operator, parts, trainable=trainable, registry=registry) as taken:
         for part in taken.found.values():
             refuse_part(part, "combine")
         label = unused_name(model, str(operator.op)) if name is None else name  # type: ignore[attr-defined]
@@ -83,7 +83,7 @@ def evaluate(operator: Operator, taken: Taken, name: str, into: TechniqueSpec | 
                 terms.append(term)
         flat = operator.model_copy(update={"terms": tuple(terms)})
         own = [parts[str(term.of)] for term in terms]
-        return attach_made(make(flat, parts, into), own, name, trainable)
+        return attach_result(make(flat, parts, into), own, name, trainable)
     finally:
         for adaptation in inner:
             adaptation.detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 from refarch.architecture.expression import WEIGHT, Operator, Term, parts as names_of, read_expression
 from refarch.composition.combine import evaluate, put_away
 from refarch.composition.composition import Composition
-from refarch.composition.parts import Part, Taken, take
+from refarch.composition.parts import PartLike, Taken, bring_parts
 from refarch.engine.adaptation.adaptation import Adaptation
 from refarch.engine.host.container import taken_names, unused_name
 from refarch.errors import CompositionError, UsageError
@@ -20,7 +21,7 @@ from refarch.plugins.registry import Registry
 def compose(
     model: PreTrainedModel,
     expression: Any,
-    parts: Mapping[str, Part] | None = None,
+    parts: Mapping[str, PartLike] | None = None,
     *,
     name: str = "composition",
     seed: int = 0,
@@ -52,17 +53,20 @@ def compose(
         raise UsageError(f"{wanted} makes one adaptation, once", "use refarch.combine")
     if name in taken_names(model) or "." in name or not name:
         raise CompositionError(f"the composition's name {name!r} is empty, has a dot, or is taken on this model")
-    with take(model, wanted, parts, seed=seed, trainable=trainable, registry=registry) as taken:
+    with bring_parts(model, wanted, parts, seed=seed, trainable=trainable, registry=registry) as taken:
         made: dict[str, Adaptation] = {}
-        try:
+        with ExitStack() as undo:
+            undo.callback(_detach_all, made)
             flat = _flat(wanted, taken, made, trainable)
             composition = Composition(model, flat, {**taken.found, **made}, name=name, seed=seed, trainable=trainable)
-        except BaseException:
-            for adaptation in reversed(list(made.values())):
-                adaptation.detach()
-            raise
+            undo.pop_all()
     put_away([part for label, part in taken.found.items() if label not in composition.parts], keep=False)
     return composition
+
+
+def _detach_all(made: Mapping[str, Adaptation]) -> None:
+    for adaptation in reversed(list(made.values())):
+        adaptation.detach()
 
 
 def _flat(expression: str | Operator, taken: Taken, made: dict[str, Adaptation], trainable: bool) -> str | Operator:

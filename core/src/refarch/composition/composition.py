@@ -5,32 +5,31 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from refarch.architecture.expression import Operator, parts, to_text
-from refarch.composition import merge as merging
+from refarch.architecture.expression import Operator, parts as names_of, to_text
+from refarch.composition import files, merge as merging
 from refarch.composition.rules import refuse_impossible
-from refarch.composition.running.build import Builder, names_in
-from refarch.composition.running.places import Group
+from refarch.composition.running.build import Builder
+from refarch.composition.running.places import PlaceGroup
 from refarch.composition.running.refusals import refuse_asked_twice, refuse_unreadable
-from refarch.composition.running.rows import Names, Rows, State
+from refarch.composition.running.rows import BatchRows, CallState, Names
 from refarch.engine.adaptation.adaptation import Adaptation
 from refarch.engine.adaptation.plan import seeded
-from refarch.engine.bindings.dispatch import Dispatcher
 from refarch.engine.host import selection
-from refarch.engine.host.container import Attached, Tree
-from refarch.engine.host.merged_weights import give_back, keep
+from refarch.engine.host.attachment import Attachment
+from refarch.engine.host.container import Host, Tree, host_of
+from refarch.engine.host.merged_weights import give_back
 from refarch.errors import CompositionError, did_you_mean
 
 KNOWN = 16
 """How many assignments of rows a composition remembers, with the indices that it has worked out for them."""
 
 
-class Composition:
+class Composition(Attachment):
     """Adaptations of one model, its parts, that an expression combines; made by :func:`refarch.compose`.
 
     The parts stay what they are: each is disabled by itself, trained and saved. While the composition stands, none can
@@ -42,9 +41,18 @@ class Composition:
         expression: how the parts are combined.
         parts: the adaptations by the names that they have in the expression and on the model.
         tree: the operators' own modules (routers, fusions), a child of the model.
-        status: ``attached``, ``merged`` or ``detached``.
-        state: what is known of the present call.
+        state: ``attached``, ``merged`` or ``detached``.
+        call: what is known of the present call.
     """
+
+    noun = "composition"
+    hints = {
+        "merged": "unmerge() first",
+        "detached": "make it again with refarch.compose",
+        "attached": "merge() first",
+    }
+    renamed = {"status": "state"}
+    parts: dict[str, Adaptation]
 
     def __init__(
         self,
@@ -57,12 +65,10 @@ class Composition:
         trainable: bool = True,
     ) -> None:
         self.model, self.expression, self.name, self.seed = model, expression, name, seed
-        self.parts = {label: found[label] for label in parts(expression)}
+        self.parts = {label: found[label] for label in names_of(expression)}
         self.resolver = next(iter(self.parts.values())).resolver
-        self.state = State()
-        self._enabled = True
-        self._known: dict[Names, Rows] = {}
-        self.status: Literal["attached", "merged", "detached"] = "detached"
+        self.call = CallState()
+        self._known: dict[Names, BatchRows] = {}
         self.tree = Tree()
         self._refuse_shared(self.parts)
         self._builder = self._built(self.parts)
@@ -75,7 +81,7 @@ class Composition:
             CompositionError: it is impossible for these parts.
         """
         refuse_impossible(self.expression, {label: part.modules() for label, part in parts.items()})
-        builder = Builder(self, parts)
+        builder = Builder(self, self.expression, self.call, parts)
         with seeded(self.seed):
             builder.build()
         refuse_unreadable(builder.groups)
@@ -95,11 +101,10 @@ class Composition:
 
     def _attach(self, trainable: bool) -> None:
         """From here on the model changes."""
-        container = Attached.of(self.model)
-        assert container is not None
-        container.add_module(self.name, self.tree)
-        container.compositions.append(self)
-        self.status = "attached"
+        host = host_of(self.model)
+        host.add_module(self.name, self.tree)
+        host.compositions.append(self)
+        self.state = "attached"
         self._start(trainable)
 
     def _start(self, trainable: bool) -> None:
@@ -108,24 +113,8 @@ class Composition:
         for path, module in self._builder.combiners.items():
             self.tree.put(path, module.to(self.model.device).requires_grad_(trainable))
         self.tree.train(self.model.training)
-        for module, carrier in self._builder.carriers:
-            Dispatcher.at(module).add(carrier)
-        for tokens in self._builder.tokens:
-            tokens.attach()
-        for group in self.groups:
-            group.attach()
+        self._builder.attach()
         selection.reorder(self.model, list(self.parts.values()))
-
-    def _stop(self) -> None:
-        """Let the parts run by themselves again."""
-        for group in reversed(self.groups):
-            group.detach()
-        for tokens in self._builder.tokens:
-            tokens.detach()
-        for module, carrier in self._builder.carriers:
-            dispatcher = Dispatcher.of(module)
-            assert dispatcher is not None
-            dispatcher.remove(carrier)
 
     def replace(self, name: str, part: Adaptation) -> Adaptation:
         """Put another adaptation of the model in the place of a part, while all others stay as they are.
@@ -142,7 +131,7 @@ class Composition:
         Raises:
             CompositionError: it is impossible for the new part; everything is as it was.
         """
-        self._require()
+        self.require("attached", "change")
         old = self.parts.get(name)
         if old is None:
             raise CompositionError(f"composition {self.name!r} has no part {name!r}", did_you_mean(name, self.parts))
@@ -158,7 +147,7 @@ class Composition:
             if before is not None and _shapes(before) == _shapes(module) and not list(before.buffers()):
                 module.load_state_dict(before.state_dict())
         trainable = any(parameter.requires_grad for parameter in self.tree.parameters())
-        self._stop()
+        self._builder.detach()
         self._known.clear()  # they know where parts were in operators
         self.parts, self._builder = parts, new
         self._start(trainable)
@@ -171,56 +160,28 @@ class Composition:
         Args:
             parts: with its parts; False to leave these attached, one after another in the order of their attachment.
         """
-        self._require()
-        self._stop()
-        container = Attached.of(self.model)
-        assert container is not None
-        container.compositions.remove(self)
-        del container._modules[self.name]
-        self.status = "detached"
-        selection.reorder(self.model, container.order)
-        for part in reversed([part for part in container.order if part in self.parts.values()]):
-            if parts and not any(part in other.parts.values() for other in container.compositions):
+        self.require("attached", "detach")
+        self._builder.detach()
+        host = host_of(self.model)
+        host.compositions.remove(self)
+        del host._modules[self.name]
+        self.state = "detached"
+        selection.reorder(self.model, host.order)
+        for part in sorted(self.parts.values(), key=host.order.index, reverse=True):
+            if parts and not any(part in other.parts.values() for other in host.compositions):
                 part.detach()
 
-    def _require(self, status: str = "attached") -> None:
-        if self.status != status:
-            hints = {"merged": "unmerge() first", "attached": "merge() first"}
-            hint = hints.get(self.status, "make it again with refarch.compose")
-            raise CompositionError(f"composition {self.name!r} is {self.status}", hint)
-
     @property
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[PlaceGroup]:
         """What runs, one at each place of the model."""
         return self._builder.groups
 
     # switching -----------------------------------------------------------------------------------------------------
 
     @property
-    def enabled(self) -> bool:
-        """Whether the composition takes part; without it, none of its parts does."""
-        return self._enabled
-
-    @enabled.setter
-    def enabled(self, value: bool) -> None:
-        self._require()
-        self._enabled = value
-        selection.refresh(self.model)
-
-    @property
     def active(self) -> bool:
-        """Whether it computes anything now: enabled, and not merged."""
-        return self._enabled and self.status == "attached"
-
-    @contextlib.contextmanager
-    def disabled(self) -> Iterator[None]:
-        """While inside, the model computes without the composition and its parts."""
-        before, self.enabled = self.enabled, False
-        try:
-            yield
-        finally:
-            if self.status == "attached":
-                self.enabled = before
+        """Whether it computes anything now: enabled, and not merged. Without it, none of its parts does."""
+        return self._enabled and self.state == "attached"
 
     # rows ----------------------------------------------------------------------------------------------------------
 
@@ -237,36 +198,25 @@ class Composition:
         Raises:
             CompositionError: nothing has such a name, or it stands for several terms.
         """
-        before = self.state.rows
+        before = self.call.rows
         self.assign(names)
         try:
             yield
         finally:
-            self.state.rows = before
+            self.call.rows = before
 
     def assign(self, names: Sequence[str | None] | None) -> None:
         """The same from now on; None to forget the rows."""
         if names is None:
-            self.state.rows = None
+            self.call.rows = None
             return
-        splits = list(self._builder.members.values())
-        known = set().union(*splits) if splits else set()
-        for wrong in sorted({name for name in names if name is not None} - known):
-            if not splits:
-                raise CompositionError(
-                    f"composition {self.name!r} splits no batch: {to_text(self.expression)}", "compose split(...)"
-                )
-            inside = wrong in names_in(self.expression)
-            reason = "stands in several terms; give each term a label (label=...)" if inside else "is none of its terms"
-            raise CompositionError(f"composition {self.name!r}: {wrong!r} {reason}", did_you_mean(wrong, known))
-        if not names:
-            raise CompositionError("a batch without rows cannot be split")
+        self._builder.check_names(names)
         key = tuple(names)
         if key not in self._known:
             if len(self._known) >= KNOWN:
                 self._known.pop(next(iter(self._known)))
-            self._known[key] = Rows(names)
-        self.state.rows = self._known[key]
+            self._known[key] = BatchRows(names)
+        self.call.rows = self._known[key]
 
     @contextlib.contextmanager
     def tasks(self, numbers: Sequence[int]) -> Iterator[None]:
@@ -275,11 +225,11 @@ class Composition:
         Args:
             numbers: one for each row of the batch, from 0.
         """
-        before, self.state.tasks = self.state.tasks, tuple(int(number) for number in numbers)
+        before, self.call.tasks = self.call.tasks, tuple(int(number) for number in numbers)
         try:
             yield
         finally:
-            self.state.tasks = before
+            self.call.tasks = before
 
     # parameters ----------------------------------------------------------------------------------------------------
 
@@ -310,7 +260,7 @@ class Composition:
 
     def merge_reasons(self) -> list[str]:
         """Why the composition cannot be merged into the base weights; empty if it can, exactly."""
-        return merging.merge_reasons(self)
+        return merging.reasons(self, self.parts, self.groups)
 
     def merge(self) -> None:
         """Write the composed weights into the base; the forward pass is then the plain model's.
@@ -318,10 +268,10 @@ class Composition:
         Raises:
             CompositionError: it is no weight somewhere; the slots and reasons are named. Nothing was changed.
         """
-        self._require()
+        self.require("attached", "merge")
         next(iter(self.parts.values())).base_fingerprint()  # of the base as it is before
-        keep(self, merging.merge(self))
-        self.status = "merged"
+        merging.merge(self, self.parts, self.groups)
+        self.state = "merged"
 
     def unmerge(self) -> None:
         """Put the base weights back, bit for bit.
@@ -329,9 +279,9 @@ class Composition:
         Raises:
             CompositionError: something else was merged into the same weights since.
         """
-        self._require("merged")
+        self.require("merged", "unmerge")
         give_back(self)
-        self.status = "attached"
+        self.state = "attached"
 
     def save(self, folder: str | Path, *, for_training: bool = False) -> Path:
         """Save it with its parts to one folder, which :func:`refarch.load_composition` reads. Overwriting is atomic.
@@ -343,17 +293,23 @@ class Composition:
         Raises:
             SaveError: writing failed; what was saved there before is untouched.
         """
-        from refarch.composition.files import save
-
-        if self.status == "detached":
-            self._require()
-        return save(self, Path(folder), for_training=for_training)
+        if self.state == "detached":
+            self.require("attached", "save")
+        return files.save(
+            Path(folder),
+            self.name,
+            self.expression,
+            self.seed,
+            self.parts,
+            self.tree,
+            for_training=for_training,
+        )
 
     def __str__(self) -> str:
         return to_text(self.expression)
 
     def __repr__(self) -> str:
-        return f"<Composition {self.name!r}: {to_text(self.expression)} on {type(self.model).__name__}, {self.status}>"
+        return f"<Composition {self.name!r}: {to_text(self.expression)} on {type(self.model).__name__}, {self.state}>"
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -362,5 +318,5 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def compositions(model: nn.Module) -> tuple[Composition, ...]:
     """The compositions on a model, in the order in which they were made."""
-    container = Attached.of(model)
-    return tuple(container.compositions) if container else ()
+    host = Host.of(model)
+    return tuple(own for own in host.compositions if isinstance(own, Composition)) if host else ()

@@ -6,14 +6,10 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from refarch.engine.adaptation.adaptation import Adaptation
-from refarch.engine.host.container import adaptations
+from refarch.composition.composition import Composition
+from refarch.engine.adaptation.adaptation import Adaptation, adaptations
 from refarch.errors import CompositionError, SaveError
-
-if TYPE_CHECKING:
-    from refarch.composition.composition import Composition
 
 
 def export(item: Adaptation | Composition, folder: str | Path) -> Path:

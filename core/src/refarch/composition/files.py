@@ -12,22 +12,20 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load as from_bytes, save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
-from refarch.architecture.expression import Expression, PartName, parts
+from refarch.architecture.expression import Expression, Operator, PartName, parts as names_of
 from refarch.architecture.spec import Spec
-from refarch.composition.composition import Composition
 from refarch.engine.adaptation.adaptation import Adaptation
 from refarch.engine.checkpoints.format import ADAPTATION_FILE
 from refarch.engine.checkpoints.reading import read as read_adaptation
+from refarch.engine.checkpoints.tensor_files import forget_others, read_tensors, write_tensors
 from refarch.errors import CheckpointError, SaveError, SpecError
-from refarch.files import inside, read_json, write_bytes, write_text
+from refarch.files import inside, read_json, write_text
 
 FORMAT = 1
 FILE = "composition.json"
@@ -58,24 +56,48 @@ class SavedComposition(Spec):
     sha256: str
 
 
-def save(composition: Composition, folder: Path, *, for_training: bool = False) -> Path:
-    """See :meth:`Composition.save`."""
-    saved = {name: _save_part(part, folder / PARTS, for_training) for name, part in composition.parts.items()}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in composition.tree.state_dict().items()}
-    data = to_bytes(tensors, metadata={"format": "refarch"})
-    digest = hashlib.sha256(data).hexdigest()
+STEM = "composition"
+
+
+def save(
+    folder: Path,
+    name: str,
+    expression: str | Operator,
+    seed: int,
+    parts: Mapping[str, Adaptation],
+    tree: nn.Module,
+    *,
+    for_training: bool = False,
+) -> Path:
+    """Save a composition with its parts. Overwriting is atomic.
+
+    Args:
+        folder: made if need be.
+        name: the composition's.
+        expression: how its parts are combined.
+        seed: what the operators' initial values depend on.
+        parts: by name.
+        tree: the operators' own modules.
+        for_training: keep what only training needs.
+
+    Raises:
+        SaveError: writing failed; what was saved there before is untouched.
+    """
+    saved = {label: _save_part(part, folder / PARTS, for_training) for label, part in parts.items()}
+    tensors = tree.state_dict()
+    file = write_tensors(folder, STEM, tensors, {"format": "refarch"})
     described = SavedComposition(
-        name=composition.name,
-        expression=composition.expression,
-        seed=composition.seed,
+        name=name,
+        expression=expression,
+        seed=seed,
         parts=saved,
-        shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
-        tensors=f"composition-{digest[:12]}.safetensors",
-        sha256=digest,
+        shapes={label: tuple(tensor.shape) for label, tensor in tensors.items()},
+        tensors=file.name,
+        sha256=file.sha256,
     )
-    write_bytes(folder / described.tensors, data)
     write_text(folder / FILE, described.to_json())
-    _forget_old(folder, described)
+    forget_others(folder, STEM, file.name)
+    _forget_parts(folder / PARTS, {part.folder for part in saved.values()})
     return folder
 
 
@@ -109,14 +131,10 @@ def _whole(folder: Path) -> bool:
     return True
 
 
-def _forget_old(folder: Path, described: SavedComposition) -> None:
-    """What an earlier save has left behind."""
-    kept = {part.folder for part in described.parts.values()}
+def _forget_parts(folder: Path, kept: set[str]) -> None:
+    """Remove the parts that earlier saves have left behind."""
     with contextlib.suppress(OSError):
-        for old in folder.glob("composition-*.safetensors"):
-            if old.name != described.tensors:
-                old.unlink()
-        for old in (folder / PARTS).iterdir():
+        for old in folder.iterdir():
             if (
                 old.name not in kept
                 and not old.name.startswith(".")
@@ -142,7 +160,7 @@ def read(folder: Path) -> tuple[SavedComposition, dict[str, Tensor]]:
         )
     try:
         saved = SavedComposition.parse(raw if isinstance(raw, dict) else {"format": None}, str(folder / FILE))
-        names = set(parts(saved.expression))
+        names = set(names_of(saved.expression))
     except (SpecError, RecursionError) as error:
         raise CheckpointError(str(getattr(error, "message", error)), getattr(error, "hint", None)) from None
     if names != set(saved.parts):
@@ -151,25 +169,4 @@ def read(folder: Path) -> tuple[SavedComposition, dict[str, Tensor]]:
             f" {', '.join(sorted(saved.parts))}",
             "the checkpoint was altered",
         )
-    return saved, _read_tensors(inside(folder, saved.tensors), saved)
-
-
-def _read_tensors(path: Path, saved: SavedComposition) -> dict[str, Tensor]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != saved.sha256:
-        raise CheckpointError(
-            f"{path} was truncated or altered: its digest is {digest[:12]}, expected {saved.sha256[:12]}",
-            "use another copy of the checkpoint",
-        )
-    try:
-        tensors = from_bytes(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is no valid safetensors file: {error}") from None
-    bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-    if bad:
-        raise CheckpointError(f"{path} holds values that are not finite, in {', '.join(bad[:3])}")
-    return tensors
+    return saved, read_tensors(inside(folder, saved.tensors), saved.sha256, saved.shapes)

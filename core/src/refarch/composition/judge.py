@@ -25,13 +25,13 @@ from refarch.architecture.expression import (
 )
 from refarch.architecture.spec import Spec
 from refarch.composition.composition import Composition
-from refarch.composition.parts import Part, take
+from refarch.composition.parts import PartLike, bring_parts
 from refarch.composition.rules import obstacles
 from refarch.composition.weights.arithmetic import weights_of
 from refarch.composition.weights.operators import make
-from refarch.composition.weights.result import Made, attach_made
+from refarch.composition.weights.result import WeightResult, attach_result
 from refarch.engine.adaptation.adaptation import Adaptation
-from refarch.engine.host.container import compositions_with, quiet, unused_name
+from refarch.engine.host.container import compositions_with, only_active, unused_name
 from refarch.errors import CompositionError
 from refarch.plugins.registry import Registry, default_registry
 
@@ -81,7 +81,7 @@ class Judgement(Spec):
 
 def judge(
     expression: Any,
-    parts: Mapping[str, Part] | None = None,
+    parts: Mapping[str, PartLike] | None = None,
     *,
     model: PreTrainedModel | None = None,
     batch: Mapping[str, Tensor] | None = None,
@@ -103,12 +103,11 @@ def judge(
     wanted = read_expression(expression)
     if model is None:
         return Judgement(expression=to_text(wanted), findings=tuple(_by_specs(wanted, parts or {}, registry)))
-    with take(model, wanted, parts, registry=registry) as taken:
+    with bring_parts(model, wanted, parts, registry=registry) as taken:
         try:
             found = tuple(_by_parts(wanted, taken.found, batch))
         finally:
-            for adaptation in reversed(taken.added):
-                adaptation.detach()
+            taken.put_back()
     return Judgement(expression=to_text(wanted), findings=found)
 
 
@@ -181,7 +180,7 @@ def _weights(operator: Operator, found: Mapping[str, Adaptation], batch: Mapping
 
 @torch.no_grad()
 def _output_error(
-    operator: Operator, made: Made, found: Mapping[str, Adaptation], batch: Mapping[str, Tensor]
+    operator: Operator, made: WeightResult, found: Mapping[str, Adaptation], batch: Mapping[str, Tensor]
 ) -> float | None:
     own = [found[str(term.of)] for term in operator.terms]
     model = own[0].model
@@ -199,7 +198,7 @@ def _output_error(
     with _only(model, own):
         want = _output(model, batch)
     reference.detach(parts=False)
-    result = attach_made(made, own, unused_name(model, "judged"), False)
+    result = attach_result(made, own, unused_name(model, "judged"), False)
     with _only(model, [result]):
         got = _output(model, batch)
     result.detach()
@@ -209,11 +208,11 @@ def _output_error(
 
 @contextlib.contextmanager
 def _only(model: PreTrainedModel, chosen: list[Adaptation]) -> Iterator[None]:
-    """While inside, some adaptations alone take part, and nothing drops."""
+    """While inside, some adaptations alone bring_parts part, and nothing drops."""
     was = model.training
     model.eval()
     try:
-        with quiet(model, chosen):
+        with only_active(model, chosen):
             yield
     finally:
         model.train(was)

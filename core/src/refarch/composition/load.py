@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -58,7 +59,7 @@ def load_composition(
             f"the name {clash[0] if clash else label!r} is taken on this model", "detach what has it, or pass name="
         )
     found: dict[str, Adaptation] = {}
-    try:
+    with ExitStack() as undo:
         for part, where in saved.parts.items():
             path = inside(folder / PARTS, where.folder)
             _check_part(path, where)
@@ -72,17 +73,11 @@ def load_composition(
                 family=family,
                 registry=registry,
             )
+            undo.callback(found[part].detach)
         composition = Composition(model, saved.expression, found, name=label, seed=saved.seed, trainable=trainable)
-        found = {}
-        try:
-            _fill(composition, tensors, folder)
-        except BaseException:
-            composition.detach()
-            raise
-    except BaseException:
-        for adaptation in reversed(list(found.values())):
-            adaptation.detach()
-        raise
+        undo.callback(composition.detach, parts=False)
+        _fill(composition, tensors, folder)
+        undo.pop_all()
     return composition
 
 

@@ -1,89 +1,76 @@
-"""A composition as weights: merge it where its algebra is one of weights, and write a plain model out."""
+"""A composition as weights: merge it where its algebra is one of weights."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import nn
 
-from refarch.composition.running.places import Group
-from refarch.engine.bindings.module import Bound, Carrier
-from refarch.engine.host.merged_weights import Kept, copies_in_place, tied
-from refarch.engine.layers.linear import plain_reason, read_weight, write_weight
-from refarch.errors import CompositionError
+from refarch.composition.running.places import PlaceGroup
+from refarch.engine.adaptation.adaptation import Adaptation
+from refarch.engine.adaptation.merge import refuse_unmergeable
+from refarch.engine.bindings.carrier import Carrier
+from refarch.engine.bindings.dispatch import Dispatcher
+from refarch.engine.bindings.module import ModuleBinding
+from refarch.engine.host.attachment import Attachment
+from refarch.engine.host.merged_weights import NewWeight, not_its_own, write_merged
+from refarch.engine.layers.linear import bias_of, plain_reason, read_weight
 
-if TYPE_CHECKING:
-    from refarch.composition.composition import Composition
 
-
-def merge_reasons(composition: Composition) -> list[str]:
+def reasons(owner: Attachment, parts: Mapping[str, Adaptation], groups: Sequence[PlaceGroup]) -> list[str]:
     """Why a composition cannot be merged into the base weights; empty if it can, exactly."""
     found = []
-    twice, copied = tied(composition.model), copies_in_place(composition.model)
-    for part in composition.parts.values():
+    foreign = not_its_own(owner.model)
+    for part in parts.values():
         found += [f"{path}: {part.name!r} selects it; merge that part alone" for path in list(part.copies)[:1]]
-    for group in composition.groups:
+    for group in groups:
         if not group.place.carries_only:
-            reason = _reason(group, twice, copied)
+            reason = _reason(group, foreign)
             if reason:
                 found.append(reason)
     return found
 
 
-def _reason(group: Group, twice: dict[int, str], copied: set[int]) -> str:
+def _reason(group: PlaceGroup, foreign: Callable[[nn.Module, str], str]) -> str:
     place = group.place
-    if place.kind != "module":
+    address = place.site.address
+    if not isinstance(place.seam, Dispatcher):
         binding = group.covered[0]
         return f"{binding.site.address}: {binding.merge_reason()}"
-    reason = group.algebra_reason()
+    reason = group.weight_reason()
     if reason:
-        return reason if reason.startswith(place.site.address) else f"{place.site.address}: {reason}"
-    reason = plain_reason(place.module)
+        return reason if reason.startswith(address) else f"{address}: {reason}"
+    written = [
+        foreign(place.module, name)
+        for binding in group.covered
+        if isinstance(binding, ModuleBinding)
+        for name in binding.weights.writes()
+    ]
+    reason = plain_reason(place.module) or next(filter(None, written), "")
     if reason:
-        return f"{place.site.address}: {reason}"
-    for binding in group.covered:
-        for name in binding.writes() if isinstance(binding, Bound) else ():
-            parameter = place.module._parameters.get(name)
-            if parameter is not None and id(parameter) in twice:
-                return f"{place.site.address}: its {name} is tied: it stands at {twice[id(parameter)]}"
-            if parameter is not None and id(parameter) in copied:
-                return f"{place.site.address}: a selection trains a copy of its {name}; merge or detach that first"
+        return f"{address}: {reason}"
     others = [item for item in place.before() if item.enabled and not isinstance(item, Carrier)]
     if others:
-        name = getattr(others[0], "owner", others[0]).name
-        return f"{place.site.address}: {name!r} was attached before and runs inside it; merge that first"
+        return f"{address}: {others[0].owner.name!r} was attached before and runs inside it; merge that first"
     return ""
 
 
 @torch.no_grad()
-def merge(composition: Composition) -> Kept:
-    """Write the composed weights; returns what stood there before.
+def merge(owner: Attachment, parts: Mapping[str, Adaptation], groups: Sequence[PlaceGroup]) -> None:
+    """Write the composed weights, and keep aside what stood there before.
 
     Raises:
         CompositionError: it is no weight somewhere; nothing was changed.
     """
-    problems = merge_reasons(composition)
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise CompositionError(
-            f"composition {composition.name!r} does not merge: " + "; ".join(problems[:3]) + more,
-            "keep it attached: the model computes the same with it, at the cost of the extra operations",
-        )
-    new: Kept = []
-    for group in composition.groups:
-        if group.place.carries_only or not group.root.enabled:
-            continue
-        module = group.place.module
-        bias = getattr(module, "bias", None)
-        weight, moved = group.merged(read_weight(module).float(), None if bias is None else bias.float())
-        if not all(
-            bool(torch.isfinite(t.to(read_weight(module).dtype)).all()) for t in (weight, moved) if t is not None
-        ):
-            raise CompositionError(f"{group.place.site.address}: the merged weight is not finite; nothing was changed")
-        new.append((module, weight, moved))
-    kept: Kept = []
-    for module, weight, moved in new:
-        bias = getattr(module, "bias", None)
-        kept.append((module, read_weight(module).clone(), None if bias is None else bias.clone()))
-        write_weight(module, weight, moved)
-    return kept
+    keep = "keep it attached: the model computes the same with it, at the cost of the extra operations"
+    refuse_unmergeable(owner, reasons(owner, parts, groups), keep)
+    write_merged(owner, [_new_weight(group) for group in groups if not group.place.carries_only and group.root.enabled])
+
+
+def _new_weight(group: PlaceGroup) -> NewWeight:
+    """What a layer's weight becomes."""
+    module = group.place.module
+    bias = bias_of(module)
+    weight, bias = group.merged(read_weight(module).float(), None if bias is None else bias.float())
+    return NewWeight(group.place.site.address, module, weight, bias)

@@ -11,14 +11,13 @@ from transformers import PreTrainedModel
 
 from refarch.architecture import ConfiguredTechnique, TechniqueSpec
 from refarch.architecture.expression import Operator, parts
-from refarch.engine.adaptation.adaptation import Adaptation
+from refarch.engine.adaptation.adaptation import Adaptation, adaptations
 from refarch.engine.adaptation.attach import attach
 from refarch.engine.adaptation.load import load
-from refarch.engine.host.container import adaptations
 from refarch.errors import CompositionError, did_you_mean
 from refarch.plugins.registry import Registry
 
-Part = Adaptation | TechniqueSpec | ConfiguredTechnique | str | Path
+PartLike = Adaptation | TechniqueSpec | ConfiguredTechnique | str | Path
 """What a part may be given as: an adaptation of the model; a technique, attached anew; a saved adaptation's folder."""
 
 
@@ -36,12 +35,18 @@ class Taken:
     found: dict[str, Adaptation]
     added: list[Adaptation]
 
+    def put_back(self) -> None:
+        """Take away again what was brought, as far as it is still there."""
+        for adaptation in reversed(self.added):
+            if adaptation.state == "attached":
+                adaptation.detach()
+
 
 @contextlib.contextmanager
-def take(
+def bring_parts(
     model: PreTrainedModel,
     expression: str | Operator,
-    given: Mapping[str, Part] | None,
+    given: Mapping[str, PartLike] | None,
     *,
     seed: int = 0,
     trainable: bool = True,
@@ -55,20 +60,17 @@ def take(
     needed, given = parts(expression), dict(given or {})
     _check(model, needed, given)
     taken = Taken(model, {}, [])
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(taken.put_back)
         for label in needed:
             part, new = _part(model, label, given.get(label), seed, trainable, registry)
             taken.found[label] = part
             taken.added += [part] if new else []
         yield taken
-    except BaseException:
-        for adaptation in reversed(taken.added):
-            if adaptation.state == "attached":
-                adaptation.detach()
-        raise
+        undo.pop_all()
 
 
-def _check(model: PreTrainedModel, needed: tuple[str, ...], given: Mapping[str, Part]) -> None:
+def _check(model: PreTrainedModel, needed: tuple[str, ...], given: Mapping[str, PartLike]) -> None:
     present = {adaptation.name for adaptation in adaptations(model)}
     strange = next((label for label in given if label not in needed), None)
     if strange is not None:
@@ -84,7 +86,7 @@ def _check(model: PreTrainedModel, needed: tuple[str, ...], given: Mapping[str, 
 
 
 def _part(
-    model: PreTrainedModel, label: str, given: Part | None, seed: int, trainable: bool, registry: Registry | None
+    model: PreTrainedModel, label: str, given: PartLike | None, seed: int, trainable: bool, registry: Registry | None
 ) -> tuple[Adaptation, bool]:
     """The adaptation of a name, and whether it is new on the model."""
     if given is None:

@@ -18,7 +18,7 @@ from refarch._lazy import lazy, names
 
 if TYPE_CHECKING:
     from refarch.architecture import Fingerprint as Fingerprint
-    from refarch.engine.adaptation.adaptation import Adaptation as Adaptation
+    from refarch.engine.adaptation.adaptation import Adaptation as Adaptation, adaptations as adaptations
     from refarch.engine.adaptation.attach import attach as attach
     from refarch.engine.adaptation.load import load as load, trusted_technique as trusted_technique
     from refarch.engine.adaptation.plan import Insertion as Insertion
@@ -32,16 +32,15 @@ if TYPE_CHECKING:
     from refarch.engine.checkpoints.provenance import labels as labels
     from refarch.engine.checkpoints.reading import read as read
     from refarch.engine.functions.block_rotation import BlockRotation as BlockRotation
-    from refarch.engine.functions.experts import own_parameters as own_parameters
     from refarch.engine.functions.function import (
         Attend as Attend,
         Function as Function,
         SlotShape as SlotShape,
         fold as fold,
+        own_parameters as own_parameters,
     )
     from refarch.engine.functions.low_rank import FusedLowRank as FusedLowRank, LowRank as LowRank
     from refarch.engine.functions.schedule import Schedule as Schedule
-    from refarch.engine.host.container import adaptations as adaptations
     from refarch.engine.host.selection import selected as selected
     from refarch.engine.layers.linear import (
         matrix as matrix,
@@ -60,7 +59,7 @@ if TYPE_CHECKING:
 
 _FROM = {
     "refarch.architecture": "Fingerprint",
-    "refarch.engine.adaptation.adaptation": "Adaptation",
+    "refarch.engine.adaptation.adaptation": "Adaptation adaptations",
     "refarch.engine.adaptation.attach": "attach",
     "refarch.engine.adaptation.load": "load trusted_technique",
     "refarch.engine.adaptation.plan": "Insertion",
@@ -69,11 +68,9 @@ _FROM = {
     "refarch.engine.checkpoints.description": "read_description",
     "refarch.engine.checkpoints.reading": "read",
     "refarch.engine.functions.block_rotation": "BlockRotation",
-    "refarch.engine.functions.experts": "own_parameters",
-    "refarch.engine.functions.function": "Attend Function SlotShape fold",
+    "refarch.engine.functions.function": "Attend Function SlotShape fold own_parameters",
     "refarch.engine.functions.low_rank": "FusedLowRank LowRank",
     "refarch.engine.functions.schedule": "Schedule",
-    "refarch.engine.host.container": "adaptations",
     "refarch.engine.host.selection": "selected",
     "refarch.engine.layers.linear": "matrix put_part take_part widths",
     "refarch.engine.layers.quantised": "keep_order",

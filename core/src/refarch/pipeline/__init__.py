@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from refarch._lazy import lazy, names
 
 if TYPE_CHECKING:
-    from refarch.pipeline.assembly import Assembled as Assembled, assemble as assemble
+    from refarch.pipeline.assembly import Assembled as Assembled, assemble as assemble, score_split as score_split
     from refarch.pipeline.backbone import (
         backbone_kind as backbone_kind,
+        device as device,
         load_backbone as load_backbone,
         quiet as quiet,
-        seeds as seeds,
+        quiet_transformers as quiet_transformers,
     )
     from refarch.pipeline.meta_model import model_on_meta as model_on_meta
     from refarch.pipeline.peak_memory import peak_memory as peak_memory, reset_peak as reset_peak
@@ -24,17 +25,21 @@ if TYPE_CHECKING:
         versions as versions,
     )
     from refarch.pipeline.runner import run as run
+    from refarch.pipeline.seeding import seeds as seeds
+    from refarch.pipeline.threads import torch_threads as torch_threads
     from refarch.pipeline.trainer import AdaptationTrainer as AdaptationTrainer
     from refarch.yaml_text import parse_yaml as parse_yaml, read_mapping as read_mapping
 
 _FROM = {
-    "refarch.pipeline.assembly": "Assembled assemble",
-    "refarch.pipeline.backbone": "backbone_kind load_backbone quiet seeds",
+    "refarch.pipeline.assembly": "Assembled assemble score_split",
+    "refarch.pipeline.backbone": "backbone_kind device load_backbone quiet quiet_transformers",
     "refarch.pipeline.meta_model": "model_on_meta",
     "refarch.pipeline.peak_memory": "peak_memory reset_peak",
     "refarch.pipeline.pool": "Pool",
     "refarch.pipeline.run_folder": "COMPLETE RunFolder differences versions",
     "refarch.pipeline.runner": "run",
+    "refarch.pipeline.seeding": "seeds",
+    "refarch.pipeline.threads": "torch_threads",
     "refarch.pipeline.trainer": "AdaptationTrainer",
     "refarch.yaml_text": "parse_yaml read_mapping",
 }

@@ -1,4 +1,4 @@
-"""From a pipeline spec to things that exist: seeds derived, model and tokenizer loaded."""
+"""From a backbone's name to what exists: its kind, model and tokenizer, and the device that they go to."""
 
 from __future__ import annotations
 
@@ -7,23 +7,14 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch.architecture import BackboneChoice, BackboneKind, Seeds
+from refarch.architecture import BackboneChoice, BackboneKind
 from refarch.errors import UsageError, did_you_mean
 from refarch.plugins import Registry
-from refarch.plugins.lookup import configured, locate, resolve_pipeline
-
-__all__ = ["backbone_kind", "configured", "load_backbone", "locate", "quiet", "resolve_pipeline", "seeds"]
-
-
-def seeds(run: int) -> Seeds:
-    """The seeds of one run. Techniques that share a run seed share head initialisation and data order."""
-    head, modules, data = (int(value) for value in np.random.SeedSequence(run).generate_state(3) % 2**31)
-    return Seeds(run=run, head=head, modules=modules, data=data)
+from refarch.plugins.lookup import locate
 
 
 def backbone_kind(choice: BackboneChoice, registry: Registry) -> BackboneKind:
@@ -34,7 +25,7 @@ def backbone_kind(choice: BackboneChoice, registry: Registry) -> BackboneKind:
         UnknownNameError: no installed family serves its model type.
     """
     common = {"trust_remote_code": choice.trust_remote_code, "revision": choice.revision or "main"}
-    with quiet(), _explained(choice, registry):
+    with quiet_transformers(), _explained(choice, registry):
         config = AutoConfig.from_pretrained(locate(choice, registry), **common)
     return registry.family_for(str(config.model_type)).kind
 
@@ -50,7 +41,7 @@ def load_backbone(
     """
     source = locate(choice, registry)
     common: dict[str, Any] = {"trust_remote_code": choice.trust_remote_code, "revision": choice.revision or "main"}
-    with quiet(), _explained(choice, registry):
+    with quiet_transformers(), _explained(choice, registry):
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
         torch.manual_seed(seed)
         try:
@@ -68,13 +59,13 @@ def load_backbone(
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    limit = _positions(model)
+    limit = position_limit(model)
     if limit is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     return model, tokenizer
 
 
-def _positions(model: PreTrainedModel) -> int | None:
+def position_limit(model: PreTrainedModel) -> int | None:
     """How many tokens a model with a table of positions can read, which not every tokenizer says; None without one.
 
     The table is the embedding, not of tokens, that has as many rows as the configuration has positions, beside those
@@ -89,6 +80,23 @@ def _positions(model: PreTrainedModel) -> int | None:
             if rows == wanted:
                 found.append(rows if module.padding_idx is None else rows - module.padding_idx - 1)
     return min(found, default=None)
+
+
+def device(wanted: str | torch.device | None = None) -> torch.device:
+    """The device of this name; the accelerator where there is one, or else the CPU, when left out.
+
+    Raises:
+        UsageError: it cannot be used here.
+    """
+    if wanted is None:
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        return torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError) as error:  # a build without that device asserts
+        raise UsageError(
+            f"the device {str(wanted)!r} cannot be used: {str(error).splitlines()[0]}", "use --device cpu"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -106,7 +114,7 @@ def _explained(choice: BackboneChoice, registry: Registry) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers from reporting what a run expects: a head that is new, weights being read."""
     from transformers.utils import logging as hf
 
@@ -119,3 +127,7 @@ def quiet() -> Iterator[None]:
         hf.set_verbosity(level)
         if bars:
             hf.enable_progress_bar()
+
+
+quiet = quiet_transformers
+"""Its name until every plugin has learnt the longer one."""

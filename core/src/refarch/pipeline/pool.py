@@ -22,11 +22,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch.architecture import Formulation, PipelineSpec, TaskSpec
+from refarch.architecture import Formulation, PipelineSpec, TaskChoice, TaskSpec
 from refarch.engine import adaptations
 from refarch.engine.layers.quantised import inner_tensors
-from refarch.pipeline.backbone import backbone_kind, load_backbone, seeds
-from refarch.plugins import Registry, resolve
+from refarch.pipeline.backbone import backbone_kind, load_backbone
+from refarch.pipeline.seeding import seeds
+from refarch.plugins import Registry, ResolvedPipeline, look_up
+from refarch.tasks.making import make_task
 from refarch.tasks.task import Data, Task
 
 logger = logging.getLogger(__name__)
@@ -77,16 +79,20 @@ class Pool:
         self._read: OrderedDict[str, Task] = OrderedDict()
         self._encoded: OrderedDict[str, tuple[Task, Data]] = OrderedDict()
 
-    def take(self, pipeline: PipelineSpec, registry: Registry) -> Base:
-        """A resolved pipeline's parts, kept or new.
+    def take(self, pipeline: PipelineSpec | ResolvedPipeline, registry: Registry) -> Base:
+        """A pipeline's parts, kept or new.
+
+        Args:
+            pipeline: looked up; a plain spec is looked up first.
+            registry: where names are looked up.
 
         Raises:
             RefarchError: with the cause, whatever part of it cannot be had.
         """
+        pipeline, spec, _ = look_up(pipeline, registry)
         own = seeds(pipeline.seed)
-        spec = registry.task(pipeline.task.name)
         formulation = spec.formulation(backbone_kind(pipeline.backbone, registry), pipeline.task.formulation)
-        task = self._task(pipeline, spec, formulation, own.data)
+        task = self._task(pipeline.task, spec, formulation, own.data)
         arguments = task.model_arguments()
         backbone = pipeline.backbone.to_json(indent=None)
         key = f"{backbone} {formulation.auto_class} {json.dumps(arguments, sort_keys=True, default=repr)}"
@@ -113,11 +119,10 @@ class Pool:
             if kept is not None:
                 self._kept = _restored(kept)
 
-    def _task(self, pipeline: PipelineSpec, spec: TaskSpec, formulation: Formulation, seed: int) -> Task:
-        key = f"{pipeline.task.to_json(indent=None)} {formulation.name} {seed}"
+    def _task(self, choice: TaskChoice, spec: TaskSpec, formulation: Formulation, seed: int) -> Task:
+        key = f"{choice.to_json(indent=None)} {formulation.name} {seed}"
         if key not in self._read:
-            task: Task = resolve(spec.implementation)(**pipeline.task.options)
-            task.formulation, task.metric = formulation.name, spec.metric
+            task = make_task(spec, choice.options, formulation.name)
             task.read(seed)
             self._read[key] = task
             _shorten(self._read, self.tasks)

@@ -1,4 +1,4 @@
-"""None"""
+"""What is written down of a run: the seconds of each of its phases, and the record of its result."""
 
 from __future__ import annotations
 
@@ -10,23 +10,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from refarch.architecture import RunRecord, Times
-from refarch.errors import RunError, UsageError
+from refarch.errors import RunError
 from refarch.pipeline.assembly import Assembled
 from refarch.pipeline.peak_memory import peak_memory
 from refarch.pipeline.run_folder import RunFolder, versions
 from refarch.pipeline.trainer import AdaptationTrainer
-from refarch.tasks.task import Rows
 
 SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 """What Trainer puts among the metrics that says nothing about the model."""
 
 
 @dataclass
-class _Clock:
+class Clock:
     """Seconds spent in each phase, earlier attempts included."""
 
     folder: RunFolder
     spent: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def started(cls, folder: RunFolder) -> Clock:
+        """The clock of one more attempt at a run."""
+        clock = cls(folder, folder.spent())
+        clock.spent["attempts"] = clock.spent.get("attempts", 0) + 1
+        clock.spent.setdefault("started", time.time())
+        return clock
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -38,27 +45,29 @@ class _Clock:
             self.folder.note(self.spent)
 
 
-def _scored(parts: Assembled) -> Rows:
-    """The split that gives the score."""
-    if parts.pipeline.score_on == "test":
-        return parts.data.test
-    if parts.data.validation is None or not len(parts.data.validation):
-        raise UsageError(
-            f"the score is to come from the validation split, but task {parts.task_spec.name!r} has none here",
-            "give it one (validation, or validation_size), or score on test",
-        )
-    return parts.data.validation
-
-
-def _record(
+def record_of(
     parts: Assembled,
     files: RunFolder,
-    clock: _Clock,
+    clock: Clock,
     trainer: AdaptationTrainer,
     metrics: dict[str, float],
     saved: list[Path],
     threads: int,
 ) -> RunRecord:
+    """The record of a run that is about to end.
+
+    Args:
+        parts: what ran.
+        files: where.
+        clock: with every phase on it.
+        trainer: has trained and evaluated.
+        metrics: as it gave them, under names with ``eval_`` in front.
+        saved: the folders of the adaptations.
+        threads: torch's.
+
+    Raises:
+        RunError: the task did not give the metric that is its score.
+    """
     values = {key.removeprefix("eval_"): float(value) for key, value in metrics.items() if key.startswith("eval_")}
     spec, data = parts.task_spec, parts.data
     if spec.metric not in values:

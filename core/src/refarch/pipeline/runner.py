@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,20 @@ from transformers.trainer_callback import PrinterCallback, TrainerState
 from refarch.architecture import PipelineSpec, RunRecord
 from refarch.errors import RefarchError, RunError, UsageError
 from refarch.files import read_json, write_text
-from refarch.pipeline.assembly import Assembled, assemble
-from refarch.pipeline.backbone import quiet, resolve_pipeline
+from refarch.pipeline.assembly import Assembled, assemble, score_split
+from refarch.pipeline.backbone import quiet_transformers
 from refarch.pipeline.peak_memory import reset_peak
 from refarch.pipeline.pool import Pool
 from refarch.pipeline.progress import Progress
-from refarch.pipeline.record import _Clock, _record, _scored
+from refarch.pipeline.record import Clock, record_of
 from refarch.pipeline.run_folder import RunFolder, new_folder
+from refarch.pipeline.threads import torch_threads
 from refarch.pipeline.trainer import AdaptationTrainer, RunCallback
-from refarch.plugins import Registry, default_registry
+from refarch.plugins import Registry, ResolvedPipeline, default_registry, look_up
 
 
 def run(
-    pipeline: PipelineSpec,
+    pipeline: PipelineSpec | ResolvedPipeline,
     folder: Path | str | None = None,
     *,
     registry: Registry | None = None,
@@ -41,7 +41,7 @@ def run(
     """Run a pipeline in a folder, or take up again what a killed run left there.
 
     Args:
-        pipeline: what to run.
+        pipeline: what to run; looked up here, once, unless it is already.
         folder: the run's folder; a new one below ``runs/`` when left out. A finished run is not run again: its
             record is returned.
         registry: where names are looked up; the installed plugins when left out.
@@ -57,34 +57,33 @@ def run(
         RunError: training failed; says where the last good state is.
     """
     registry = registry or default_registry()
-    resolved = resolve_pipeline(pipeline, registry)
+    resolved = look_up(pipeline, registry)
     if folder is None and _processes() > 1:
         raise UsageError("a run of several processes needs a folder that all of them know", "give one with --out")
-    path = Path(folder) if folder is not None else new_folder(Path("runs"), resolved)
+    path = Path(folder) if folder is not None else new_folder(Path("runs"), resolved.pipeline)
     files = RunFolder(path, writes=int(os.environ.get("RANK", "0")) == 0)
     progress = progress and files.writes
     with files.held():
-        files.check(resolved)
+        files.check(resolved.pipeline)
         done = files.finished()
         if done is not None:
             return done, files.path
         turn = pool.turn() if pool else contextlib.nullcontext()
-        with _threads(resolved.training.threads) as threads, Progress(progress) as display, turn:
+        with torch_threads(resolved.pipeline.training.threads) as threads, Progress(progress) as display, turn:
             return _run(resolved, files, registry, display, threads, pool), files.path
 
 
 def _run(
-    pipeline: PipelineSpec, files: RunFolder, registry: Registry, display: Progress, threads: int, pool: Pool | None
+    resolved: ResolvedPipeline, files: RunFolder, registry: Registry, display: Progress, threads: int, pool: Pool | None
 ) -> RunRecord:
+    pipeline = resolved.pipeline
     reset_peak()
-    clock = _Clock(files, files.spent())
-    clock.spent["attempts"] = clock.spent.get("attempts", 0) + 1
-    clock.spent.setdefault("started", time.time())
+    clock = Clock.started(files)
     registry.observers()
     display.phase(f"loading {pipeline.backbone.name} and {pipeline.task.name}")
     with clock.phase("load"):
-        parts = assemble(pipeline, registry=registry, pool=pool)
-        rows = _scored(parts)
+        parts = assemble(resolved, registry=registry, pool=pool)
+        rows = score_split(pipeline, parts.data)
         files.claim(pipeline)
     count = sum(adaptation.count() for adaptation in parts.adaptations)
     display.phase(
@@ -97,18 +96,18 @@ def _run(
     trainer.callback.seconds = files.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     if checkpoint:
         display.phase(f"resuming from {checkpoint.name}")
-    with clock.phase("train"), quiet(), _explained("training", trainer):
+    with clock.phase("train"), quiet_transformers(), _explained("training", trainer):
         _train(trainer, checkpoint)
     display.stop()
     display.phase(f"evaluating on {len(rows):,} {pipeline.score_on} examples")
-    with clock.phase("evaluate"), quiet(), _explained("evaluation", trainer):
+    with clock.phase("evaluate"), quiet_transformers(), _explained("evaluation", trainer):
         trainer.callback.split = pipeline.score_on
         metrics = trainer.evaluate(rows)  # type: ignore[arg-type]
     if not files.writes:
         trainer.accelerator.wait_for_everyone()
         return RunRecord.parse(read_json(files.record), str(files.record))
     saved = [adaptation.save(files.path / "adaptations" / adaptation.name) for adaptation in parts.adaptations]
-    record = _record(parts, files, clock, trainer, metrics, saved, threads)
+    record = record_of(parts, files, clock, trainer, metrics, saved, threads)
     write_text(files.record, record.to_json())
     trainer.accelerator.wait_for_everyone()
     if not pipeline.training.keep_checkpoints:
@@ -150,6 +149,7 @@ def _trainer(parts: Assembled, files: RunFolder, registry: Registry, display: Pr
         data_seed=parts.seeds.data,
         grouped=training.group_by_length,
         score=score if parts.task.asks_itself else None,
+        folder=files,
     )
     trainer.label_names = names or ["labels"]
     trainer.remove_callback(PrinterCallback)
@@ -221,24 +221,7 @@ def _explained(what: str, trainer: AdaptationTrainer) -> Iterator[None]:
     except RefarchError:
         raise
     except (RuntimeError, OSError, ValueError, IndexError) as error:  # no memory is a RuntimeError too
-        last = RunFolder(Path(str(trainer.args.output_dir)).parent).last_checkpoint()
         raise RunError(
             f"{what} failed at step {trainer.state.global_step}: {type(error).__name__}: {error}",
-            f"the last good checkpoint is {last or 'none yet'}; run the pipeline again in the same folder to resume",
+            f"{trainer.last_good()}; run the pipeline again in the same folder to resume",
         ) from error
-
-
-@contextlib.contextmanager
-def _threads(wanted: int | None) -> Iterator[int]:
-    """Torch's threads for a run: as many as the cores that this process may use, at most 8, unless told otherwise.
-
-    Torch counts the machine's cores, which in a container or under a batch system are often not ours; too many threads
-    make training several times slower.
-    """
-    before = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(wanted or min(cores, 8))
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)

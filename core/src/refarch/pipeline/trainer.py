@@ -20,7 +20,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from refarch.engine import adaptations
 from refarch.engine.adaptation.training import rescale
-from refarch.engine.checkpoints.writing import read
+from refarch.engine.checkpoints.reading import read
 from refarch.errors import RunError
 from refarch.files import write_text
 from refarch.pipeline.progress import Progress
@@ -79,13 +79,22 @@ class AdaptationTrainer(Trainer):
         data_seed: decides the order of the training data.
         grouped: whether batches hold examples of like length.
         score: of a task that asks the model in its own way: all metrics from the model, a split and a batch size.
+        folder: the run's, in whose messages the last good checkpoint is named; none outside of a run.
         kwargs: Trainer's own.
     """
 
-    def __init__(self, *, data_seed: int, grouped: bool, score: Score | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        data_seed: int,
+        grouped: bool,
+        score: Score | None = None,
+        folder: RunFolder | None = None,
+        **kwargs: Any,
+    ) -> None:
         with _as_adapted(kwargs["model"]):
             super().__init__(**kwargs)
-        self.data_seed, self.grouped, self.score = data_seed, grouped, score
+        self.data_seed, self.grouped, self.score, self.folder = data_seed, grouped, score, folder
         self.order: EpochSampler | None = None
         self.add_callback(ScheduleCallback(self))
 
@@ -119,7 +128,8 @@ class AdaptationTrainer(Trainer):
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if fresh:
-            rescale(optimizer, adaptations(self._plain_model()))
+            rates = [adaptation.rates() for adaptation in adaptations(self._plain_model())]
+            rescale(optimizer, {parameter: rate for own in rates for parameter, rate in own.items()})
         return optimizer
 
     def compute_loss(
@@ -156,13 +166,16 @@ class AdaptationTrainer(Trainer):
         """
         loss = super().training_step(model, *args, **kwargs)
         if not bool(torch.isfinite(loss)):
-            step = self.state.global_step
-            last = RunFolder(Path(str(self.args.output_dir)).parent).last_checkpoint()
             raise RunError(
-                f"the loss is {loss.item()} at step {step + 1}; the last good checkpoint is {last or 'none yet'}",
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; {self.last_good()}",
                 "lower training.learning_rate, raise training.warmup, or train in float32",
             )
         return loss
+
+    def last_good(self) -> str:
+        """Which checkpoint a run that has failed would go on from, for its message."""
+        last = self.folder.last_checkpoint() if self.folder else None
+        return f"the last good checkpoint is {last or 'none yet'}"
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

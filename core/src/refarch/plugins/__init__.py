@@ -13,8 +13,19 @@ from refarch._lazy import lazy, names
 if TYPE_CHECKING:
     from refarch.plugins.command import CommandSpec as CommandSpec
     from refarch.plugins.command_group import command_group as command_group
-    from refarch.plugins.hooks import hookimpl as hookimpl, hookspec as hookspec
-    from refarch.plugins.lookup import configured as configured, locate as locate, resolve_pipeline as resolve_pipeline
+    from refarch.plugins.hooks import (
+        HOOK_SPECIFICATIONS as HOOK_SPECIFICATIONS,
+        hookimpl as hookimpl,
+        hookspec as hookspec,
+    )
+    from refarch.plugins.lookup import (
+        NamedTechnique as NamedTechnique,
+        ResolvedPipeline as ResolvedPipeline,
+        configured as configured,
+        locate as locate,
+        look_up as look_up,
+        resolve_pipeline as resolve_pipeline,
+    )
     from refarch.plugins.registry import (
         Registry as Registry,
         default_registry as default_registry,
@@ -26,8 +37,8 @@ if TYPE_CHECKING:
 _FROM = {
     "refarch.plugins.command": "CommandSpec",
     "refarch.plugins.command_group": "command_group",
-    "refarch.plugins.hooks": "hookimpl hookspec",
-    "refarch.plugins.lookup": "configured locate resolve_pipeline",
+    "refarch.plugins.hooks": "HOOK_SPECIFICATIONS hookimpl hookspec",
+    "refarch.plugins.lookup": "NamedTechnique ResolvedPipeline configured locate look_up resolve_pipeline",
     "refarch.plugins.registry": "Registry default_registry forget_plugins resolve",
     "refarch.plugins.scan": "GROUPS Found Settings scan",
 }

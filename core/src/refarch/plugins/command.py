@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from refarch.architecture.module import ImportPath
+from refarch.architecture.module_fields import ImportPath
 from refarch.architecture.spec import CONTRACT, Spec
 from refarch.architecture.technique import PluginName
 

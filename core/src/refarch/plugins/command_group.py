@@ -11,7 +11,7 @@ from refarch.errors import UnknownNameError, did_you_mean
 from refarch.plugins.registry import resolve
 
 
-class Part(NamedTuple):
+class Subcommand(NamedTuple):
     """One command of a group."""
 
     path: str
@@ -28,7 +28,7 @@ def command_group(name: str, help: str, parts: Mapping[str, tuple[str, str]]) ->
         help: what its ``--help`` says above the list.
         parts: of each command the import path and its line in that list.
     """
-    own = {key: Part(*part) for key, part in parts.items()}
+    own = {key: Subcommand(*part) for key, part in parts.items()}
 
     class Group(click.Group):
         def list_commands(self, ctx: click.Context) -> list[str]:

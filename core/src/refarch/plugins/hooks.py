@@ -5,9 +5,9 @@ The spec hooks return data and must not import torch; the observer hooks are cal
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -22,11 +22,19 @@ if TYPE_CHECKING:
         TechniqueSpec,
     )
     from refarch.plugins.command import CommandSpec
+    from refarch.plugins.scan import Kind
 
 PROJECT = "refarch"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 """Marks a plugin's function as the implementation of the hook of its name."""
+HOOKS: dict[Kind, str] = {
+    "technique": "refarch_techniques",
+    "backbone": "refarch_backbones",
+    "task": "refarch_tasks",
+    "command": "refarch_commands",
+}
+"""The hook that gives the specs of a kind of plugin; an observer has none."""
 
 
 @hookspec
@@ -97,3 +105,9 @@ def refarch_run_finished(record: RunRecord, folder: Path) -> None:
         record: the record.
         folder: the run's folder.
     """
+
+
+HOOK_SPECIFICATIONS: dict[str, Callable[..., Any]] = {
+    name: own for name, own in globals().items() if name.startswith("refarch_")
+}
+"""All hooks by name."""

@@ -12,19 +12,13 @@ from typing import Any, TypeVar
 import pluggy
 
 from refarch.architecture import CONTRACT, FamilySpec, InterchangeSpec, ModelSpec, Spec, TaskSpec, TechniqueSpec
-from refarch.errors import PluginError, RefarchError, UnknownNameError, did_you_mean
+from refarch.errors import PluginError, RefarchError, UnknownNameError, UsageError, did_you_mean
 from refarch.plugins import hooks
 from refarch.plugins.command import CommandSpec
 from refarch.plugins.scan import Found, Kind, Settings, Status, scan
 
 logger = logging.getLogger(__name__)
 
-_HOOK: dict[Kind, str] = {
-    "technique": "refarch_techniques",
-    "backbone": "refarch_backbones",
-    "task": "refarch_tasks",
-    "command": "refarch_commands",
-}
 _SPEC_TYPES: dict[Kind, tuple[type[Spec], ...]] = {
     "technique": (TechniqueSpec,),
     "backbone": (FamilySpec, ModelSpec),
@@ -102,6 +96,17 @@ class Registry:
         """The family or named model of this name; raises as :meth:`technique` does."""
         spec = self.load(self.find("backbone", name)).spec
         assert isinstance(spec, (FamilySpec, ModelSpec))
+        return spec
+
+    def family(self, name: str) -> FamilySpec:
+        """The family of this name; raises as :meth:`technique` does.
+
+        Raises:
+            UsageError: the name is that of a pretrained model.
+        """
+        spec = self.backbone(name)
+        if not isinstance(spec, FamilySpec):
+            raise UsageError(f"{name!r} is no backbone family", "name a family, not a pretrained model")
         return spec
 
     def families(self) -> list[FamilySpec]:
@@ -249,7 +254,7 @@ class Registry:
     def _read_spec(self, found: Found, plugin: Any) -> Spec | None:
         if found.kind == "observer":
             return None
-        hook = _HOOK[found.kind]
+        hook = hooks.HOOKS[found.kind]
         implementation = getattr(plugin, hook, None)
         if implementation is None:
             raise PluginError(

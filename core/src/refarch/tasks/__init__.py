@@ -14,7 +14,9 @@ if TYPE_CHECKING:
         log_likelihoods as log_likelihoods,
         mean_loss as mean_loss,
     )
+    from refarch.tasks.item_task import ItemTask as ItemTask
     from refarch.tasks.json_text import not_json as not_json, refuse_halves as refuse_halves
+    from refarch.tasks.making import make_task as make_task
     from refarch.tasks.prompts import (
         IGNORED as IGNORED,
         TEXT_KINDS as TEXT_KINDS,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
         prompt_room as prompt_room,
     )
     from refarch.tasks.sources import (
-        Source as Source,
+        SourceTables as SourceTables,
         load_dataset as load_dataset,
         read_source as read_source,
         require_unique as require_unique,
@@ -57,8 +59,10 @@ if TYPE_CHECKING:
 _FROM = {
     "refarch.tasks.task": "Data Question Rows Task",
     "refarch.tasks.tables": "Table read_bytes read_rows read_text",
+    "refarch.tasks.item_task": "ItemTask",
+    "refarch.tasks.making": "make_task",
     "refarch.tasks.json_text": "not_json refuse_halves",
-    "refarch.tasks.sources": "Source load_dataset read_source require_unique shown text_of",
+    "refarch.tasks.sources": "SourceTables load_dataset read_source require_unique shown text_of",
     "refarch.tasks.splits": "Items Selectable make_splits parted",
     "refarch.tasks.prompts": (
         "IGNORED TEXT_KINDS Features Frame Pair PairCollator TextKind check_template "

@@ -55,19 +55,6 @@ class Frame(NamedTuple):
         return len(self.before) + len(self.after)
 
 
-def encode_pair(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
-    target: str,
-    kind: TextKind,
-    max_length: int,
-    max_target: int | None = None,
-    **settings: Any,
-) -> Features:
-    """One pair as features; see :func:`encode_pairs`."""
-    return encode_pairs(tokenizer, [prompt], [target], kind, max_length, max_target, **settings)[0]
-
-
 def encode_pairs(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],

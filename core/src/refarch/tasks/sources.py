@@ -24,7 +24,7 @@ _CONVERSION = "refs/convert/"
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceTables:
     """What the options name.
 
     Attributes:
@@ -44,8 +44,14 @@ class Source:
         return None if names is None else list(names)
 
 
-def read_source(options: Mapping[str, Any], task: str, readers: Mapping[str, Reader] | None = None) -> Source:
-    """Read all splits that the options name.
+def read_source(
+    options: Mapping[str, Any],
+    task: str,
+    readers: Mapping[str, Reader] | None = None,
+    default_id: str | None = None,
+) -> SourceTables:
+    """Read all splits that the options name. Where an option ``id_column`` names a column, each row has an identifier
+    of its own there.
 
     Where ``train`` names a file, files are read even if a data set is named too: a preset's default, whose names of
     splits and configuration then do not count.
@@ -54,19 +60,28 @@ def read_source(options: Mapping[str, Any], task: str, readers: Mapping[str, Rea
         options: values of :data:`refarch.SOURCE_OPTIONS`.
         task: the task's name, for messages.
         readers: for suffixes (``.json``, ``.conll``) that need a reader of the task's own.
+        default_id: a column of identifiers that a table may lack, which one that a user names may not.
 
     Raises:
         UsageError: neither ``train`` nor ``dataset`` is set, or a configuration is without a data set.
-        DataError: a file or data set is missing or malformed; names the file and the line.
+        DataError: a file or data set is missing or malformed, or two rows have one identifier; names the file and the
+            line.
     """
-    readers = readers or {}
+    source, column = _source(options, task, readers or {}), options.get("id_column")
+    for table in source.tables.values():
+        if column is not None and (column in table.columns or column != default_id):
+            require_unique(table, column)
+    return source
+
+
+def _source(options: Mapping[str, Any], task: str, readers: Mapping[str, Reader]) -> SourceTables:
     named = {part: options[part] for part in SPLITS if options[part] is not None}
     if options["dataset"] is not None:
         files = {part: path for part, path in named.items() if _is_file(path, readers)}
         if "train" not in files:
             return _from_datasets(options)
         logger.info("reading the files that are named, and not the data set %s", options["dataset"])
-        return Source({part: _read(path, readers) for part, path in files.items()})
+        return SourceTables({part: _read(path, readers) for part, path in files.items()})
     if options["train"] is None:
         raise UsageError(
             f"task {task!r} has no data",
@@ -74,7 +89,7 @@ def read_source(options: Mapping[str, Any], task: str, readers: Mapping[str, Rea
         )
     if options["config"] is not None:
         raise UsageError("config belongs to a dataset, but the data are files", "set dataset, or leave config out")
-    return Source({part: _read(path, readers) for part, path in named.items()})
+    return SourceTables({part: _read(path, readers) for part, path in named.items()})
 
 
 def _is_file(path: str, readers: Mapping[str, Reader]) -> bool:
@@ -87,7 +102,7 @@ def _read(path: str, readers: Mapping[str, Reader]) -> Table:
     return reader(path) if reader else read_rows(path)
 
 
-def _from_datasets(options: Mapping[str, Any]) -> Source:
+def _from_datasets(options: Mapping[str, Any]) -> SourceTables:
     loaded = load_dataset(options["dataset"], options["config"])
     tables: dict[str, Table] = {}
     features: Mapping[str, Any] = {}
@@ -102,7 +117,7 @@ def _from_datasets(options: Mapping[str, Any]) -> Source:
             raise DataError(f"{tables[part].path} has no rows", "name another split")
         if part == "train":
             features = dict(data.features)
-    return Source(tables, features)
+    return SourceTables(tables, features)
 
 
 def _split_name(part: str, options: Mapping[str, Any], loaded: Mapping[str, Any]) -> str | None:

@@ -74,7 +74,7 @@ def limit(labels: Sequence[str], count: int, seed: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Parts:
+class SplitIndices:
     """Which rows make which split.
 
     Attributes:
@@ -97,7 +97,7 @@ def make_splits(
     test_labels: Sequence[str] | None,
     has_validation: bool,
     where: str,
-) -> Parts:
+) -> SplitIndices:
     """Make the splits that a source lacks out of its train rows, and limit them, as :data:`refarch.SPLIT_OPTIONS` say.
 
     Args:
@@ -128,7 +128,7 @@ def make_splits(
             "set test, raise test_size, or add rows (identical texts stay in one split)",
         )
     own = labels if test_labels is None else test_labels
-    return Parts(
+    return SplitIndices(
         _limited(train, labels, options["train_limit"], decided),
         validation or None,
         _limited(test, own, options["test_limit"], decided),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         randomise as randomise,
     )
     from refarch.testing.checks import CHECKS as CHECKS
+    from refarch.testing.checks.generation import ahead_reason as ahead_reason
     from refarch.testing.light import expect_light as expect_light
     from refarch.testing.models import (
         Batch as Batch,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
         side_by_side as side_by_side,
         tiny_of as tiny_of,
     )
-    from refarch.testing.probes import PROBES as PROBES
+    from refarch.testing.probes import ADAPTER as ADAPTER, PARALLEL as PARALLEL, PROBES as PROBES
     from refarch.testing.report import (
         Report as Report,
         Result as Result,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         run_checks as run_checks,
         run_task_checks as run_task_checks,
     )
+    from refarch.testing.sample import covering as covering, forms as forms, missing as missing
     from refarch.testing.task import TaskConformance as TaskConformance
     from refarch.testing.technique import TechniqueConformance as TechniqueConformance
     from refarch.testing.tokenizer import tiny_tokenizer as tiny_tokenizer
@@ -54,6 +56,7 @@ _FROM = {
     "refarch.testing.task": "TaskConformance",
     "refarch.testing.technique": "TechniqueConformance",
     "refarch.testing.checks": "CHECKS",
+    "refarch.testing.checks.generation": "ahead_reason",
     "refarch.testing.case": "Case NotApplicable Snapshot randomise",
     "refarch.testing.light": "expect_light",
     "refarch.testing.models": "Batch Tiny all_tiny outputs primary spread",
@@ -61,7 +64,8 @@ _FROM = {
         "Peers expect_equal_outputs expect_equal_weights expect_formula_on_fused_parts "
         "expect_orthogonal side_by_side tiny_of"
     ),
-    "refarch.testing.probes": "PROBES",
+    "refarch.testing.probes": "ADAPTER PARALLEL PROBES",
+    "refarch.testing.sample": "covering forms missing",
     "refarch.testing.report": "Report Result run_backbone_checks run_checks run_task_checks",
     "refarch.testing.tokenizer": "tiny_tokenizer",
 }

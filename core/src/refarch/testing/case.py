@@ -16,6 +16,7 @@ from refarch.engine import Adaptation
 from refarch.engine.adaptation.attach import attach
 from refarch.errors import SlotError
 from refarch.plugins.registry import default_registry
+from refarch.plugins.scan import Kind
 from refarch.testing.models import Batch, Tiny, outputs
 
 C = TypeVar("C")
@@ -74,6 +75,11 @@ class Case:
     def label(self) -> str:
         """``bert-AutoModelForMaskedLM``."""
         return self.tiny.label
+
+    @property
+    def plugin(self) -> tuple[Kind, str] | None:
+        """The installed plugin that provides the technique."""
+        return ("technique", self.technique) if isinstance(self.technique, str) else None
 
     @functools.cached_property
     def spec(self) -> TechniqueSpec:

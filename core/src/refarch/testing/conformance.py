@@ -9,6 +9,7 @@ import pytest
 
 from refarch.errors import UsageError, did_you_mean
 from refarch.testing.case import Check, NotApplicable
+from refarch.testing.sample import CHOICE
 
 
 class Conformance:
@@ -58,6 +59,9 @@ class Conformance:
         if "_cases" not in cls.__dict__:
             cls._cases = cls.cases()  # type: ignore[attr-defined]
         cases: list[Any] = cls.__dict__["_cases"]
+        chosen = metafunc.config.stash.get(CHOICE, None)
+        if chosen is not None:
+            cases = [case for case in cases if chosen(cls, case)]
         check = cls.checks.get(metafunc.function.__name__.removeprefix("test_"))
         if check is not None:
             cases = list(check.on(cases))

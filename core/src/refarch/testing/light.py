@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
 
+from refarch.plugins.hooks import HOOKS
 from refarch.plugins.registry import default_registry
 from refarch.plugins.scan import Kind
 
 HEAVY = ("torch", "transformers", "numpy", "pandas", "sklearn")
-_HOOK: dict[Kind, str] = {
-    "technique": "refarch_techniques",
-    "backbone": "refarch_backbones",
-    "task": "refarch_tasks",
-    "command": "refarch_commands",
-}
 _SCRIPT = """
 import importlib, json, sys
 module, _, attribute = sys.argv[1].partition(":")
@@ -29,8 +25,13 @@ print(json.dumps([name for name in json.loads(sys.argv[3]) if name in sys.module
 
 def expect_light(kind: Kind, name: str) -> None:
     """Fail if importing the plugin and calling its hook imports torch or its like (in a process of its own)."""
-    target = default_registry().find(kind, name).target
-    command = [sys.executable, "-c", _SCRIPT, target, _HOOK[kind], json.dumps(HEAVY)]
+    _expect_light(kind, name, default_registry().find(kind, name).target)
+
+
+@functools.cache
+def _expect_light(kind: Kind, name: str, target: str) -> None:
+    """Several classes test one plugin; once in a process is enough, unless it fails."""
+    command = [sys.executable, "-c", _SCRIPT, target, HOOKS[kind], json.dumps(HEAVY)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{kind} {name!r}: importing {target!r} in a new process failed:\n{done.stderr}"
     heavy = json.loads(done.stdout.strip().splitlines()[-1])

@@ -49,7 +49,7 @@ class Report(Spec):
         return [result for result in self.results if result.outcome in ("failed", "error")]
 
 
-Progress = Callable[[int, int, Result], None]
+HearResult = Callable[[int, int, Result], None]
 """Hears of every result: how many are there, how many there will be, and the result."""
 
 
@@ -86,9 +86,7 @@ def backbone_cases(family: str | FamilySpec, uncovered: Sequence[str] = ()) -> l
     Raises:
         UsageError: the name is that of a pretrained model.
     """
-    found = default_registry().backbone(family) if isinstance(family, str) else family
-    if not isinstance(found, FamilySpec):
-        raise UsageError(f"{family!r} is no backbone family", "name a family, not a pretrained model")
+    found = default_registry().family(family) if isinstance(family, str) else family
     name = family if isinstance(family, str) else None
     return [
         Backbone(Tiny(member, auto_class), name, tuple(uncovered))
@@ -114,7 +112,7 @@ def run_checks(
     options: Mapping[str, Any] | None = None,
     families: Sequence[str] | None = None,
     exempt: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    progress: HearResult | None = None,
 ) -> Report:
     """Run every check of a technique on every model.
 
@@ -134,7 +132,7 @@ def run_backbone_checks(
     family: str | FamilySpec,
     uncovered: Sequence[str] = (),
     exempt: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    progress: HearResult | None = None,
 ) -> Report:
     """Run every check of a backbone family on its tiny models; arguments as of :func:`run_checks`."""
     name = family if isinstance(family, str) else family.name
@@ -146,7 +144,7 @@ def run_task_checks(
     task: str | TaskSpec,
     options: Mapping[str, Any] | None = None,
     exempt: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    progress: HearResult | None = None,
 ) -> Report:
     """Run every check of a task; arguments as of :func:`run_checks`."""
     name = task if isinstance(task, str) else task.name
@@ -164,7 +162,7 @@ def _results(
     on: Sequence[Any],
     how: Callable[[Check[Any], Any], None],
     exempt: Mapping[str, str] | None,
-    progress: Progress | None,
+    progress: HearResult | None,
 ) -> tuple[Result, ...]:
     exempt = exempt or {}
     for name, reason in exempt.items():

@@ -5,8 +5,7 @@ import torch
 
 import refarch
 from refarch.errors import SlotError
-from refarch.testing import BackboneConformance, all_tiny, randomise
-from refarch.testing.probes import PARALLEL
+from refarch.testing import PARALLEL, BackboneConformance, all_tiny, randomise
 
 
 class TestMixtral(BackboneConformance):

@@ -6,8 +6,7 @@ from refarch_opt import OPT
 
 import refarch
 from refarch import Gate
-from refarch.testing import BackboneConformance, all_tiny, outputs, randomise
-from refarch.testing.probes import ADAPTER
+from refarch.testing import ADAPTER, BackboneConformance, all_tiny, outputs, randomise
 
 
 class TestOPT(BackboneConformance):

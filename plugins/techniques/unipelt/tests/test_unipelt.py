@@ -7,8 +7,7 @@ from transformers import BertConfig, BertModel
 
 import refarch
 from refarch.plugins import default_registry
-from refarch.testing import TechniqueConformance, all_tiny, outputs, randomise
-from refarch.testing.checks.generation import ahead_reason
+from refarch.testing import TechniqueConformance, ahead_reason, all_tiny, outputs, randomise
 
 SIZES = {"length": 3, "hidden": 8, "rank": 2, "bottleneck": 4}
 

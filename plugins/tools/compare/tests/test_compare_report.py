@@ -8,7 +8,6 @@ import io
 import json
 import math
 import re
-import xml.etree.ElementTree as ET
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,12 +18,10 @@ from refarch_compare.evidence.peft_comparison import import_results
 from refarch_compare.report import figures
 from refarch_compare.report.curves import MOST, curves
 from refarch_compare.report.page import html
-from refarch_compare.report.rank_picture import picture
 from refarch_compare.report.report import make
 from refarch_compare.report.text import csv as csv_text, markdown
 from refarch_compare.stats.intervals import mean_interval
 from refarch_compare.stats.pscp import Cost, pscp
-from refarch_compare.stats.ranks import rank
 
 from refarch import PipelineSpec, default_registry
 from refarch.cli import main
@@ -134,27 +131,6 @@ def test_results_of_one_name_are_told_apart_by_what_differs(make_run, tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (None, "count", ""),
-        (37_634, "count", "37.6 k"),
-        (999, "count", "999"),
-        (999_600, "count", "1 M"),
-        (2.2e9, "count", "2.2 G"),
-        (512, "bytes", "512 B"),
-        (16_500_000, "bytes", "16.5 MB"),
-        (0.0123, "seconds", "12.3 ms"),
-        (59.0, "seconds", "59 s"),
-        (90.0, "seconds", "1.5 min"),
-        (7200.0, "seconds", "2 h"),
-        (0.00012345, "number", "0.0001234"),
-    ],
-)
-def test_figures_as_a_person_reads_them(value, unit, text):
-    assert figures.shown(value, unit) == text
-
-
 def test_which_way_a_measure_is_better_is_told_by_its_name(report):
     less = {figure.label: figure.less for figure in report.results.figures}
     assert less["trainable parameters"] and less["loss"] and less["load seconds"]
@@ -232,24 +208,6 @@ def test_pscp_takes_operations_where_they_were_counted(make_run, tmp_path, repor
     assert counted.pscp_note == "" and next(iter(counted.pscp.values())) == pytest.approx(
         0.8 / 2 / (1 + 1e4 / 5e8) / (1 + 1 / 94)
     )
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(2, 20), st.integers(3, 8), st.integers(0, 10**6))
-def test_the_rank_picture_shows_every_name_where_it_stands(count, blocks, seed):
-    import numpy as np
-
-    numbers = np.random.default_rng(seed).normal(size=(count, blocks))
-    ranking = rank({f"technique-{i}": dict(enumerate(map(float, row))) for i, row in enumerate(numbers)})
-    root = ET.fromstring(picture(ranking))
-    texts = [item.text for item in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert all(f"{name} {place:.2f}" in texts for name, place in zip(ranking.names, ranking.ranks, strict=True))
-    bars = [item for item in root.iter("{http://www.w3.org/2000/svg}path") if item.get("class") == "bar"]
-    assert len(bars) == len(ranking.groups)
-    for item in root.iter("{http://www.w3.org/2000/svg}text"):
-        assert 0 <= float(item.get("x")) <= float(root.get("width")) and 0 < float(item.get("y")) <= float(
-            root.get("height")
-        )
 
 
 # --- the files ---

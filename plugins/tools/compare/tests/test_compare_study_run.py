@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
 from refarch_compare.evidence.store import load
 from safetensors.torch import load_file
@@ -67,14 +66,8 @@ def processes(folder: Path, study: dict, call: str):
     """Run code with forked processes that each work on a study; returns what it says."""
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     code = f"{PROCESSES}\nprint(json.dumps({call}))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "study.yaml"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-        timeout=400,
-    )
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = warm.run(["-c", code, "study.yaml"], folder, env)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

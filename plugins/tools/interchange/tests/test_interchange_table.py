@@ -9,10 +9,10 @@ from typing import Any
 import peft
 import pytest
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from refarch_interchange.mappings import HANDLED, find, mappings
-from refarch_interchange.settings import GENERAL
-from refarch_interchange.table import PEFT
-from refarch_interchange.unmapped import UNMAPPED
+from refarch_interchange.mapping.mappings import HANDLED, find, mappings
+from refarch_interchange.mapping.settings import GENERAL
+from refarch_interchange.mapping.table import PEFT
+from refarch_interchange.mapping.unmapped import UNMAPPED
 
 from refarch import InterchangeSpec, Registry, TensorRule, default_registry
 from refarch.errors import CompositionError, PluginError

@@ -1,5 +1,6 @@
 """The harness on adapted models, offline: tasks and data on local files, tiny models, plain computations beside it."""
 
+import importlib.util
 import json
 import math
 import random
@@ -20,7 +21,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from refarch import Gate, PipelineSpec, attach, default_registry, load, run
-from refarch.errors import CheckpointError, DataError, RunError, UnknownNameError, UsageError
+from refarch.errors import CheckpointError, DataError, PluginError, RunError, UnknownNameError, UsageError
 from refarch.tasks import log_likelihoods
 from refarch.testing import expect_light, spread, tiny_tokenizer
 
@@ -348,6 +349,12 @@ def test_wrong_options(finished, tasks):
         invoked(finished / "run", "--tasks", "sums_choice", "--chat", *options)
     with pytest.raises(UsageError, match="the device 'nonsense' cannot be used"):
         invoked(finished / "run", "--tasks", "sums_choice", "--device", "nonsense", *options)
+
+
+def test_a_missing_harness_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(PluginError, match=r"which is not installed here\n  hint: pip install \"lm-eval>=0.4.13,<0.5\""):
+        invoked(tmp_path, "--tasks", "sums_choice")
 
 
 def test_importing_the_plugin_is_light():

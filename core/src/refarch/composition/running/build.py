@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from refarch.architecture.expression import Fuse, Operator, Route, Split, Stack, Sum, operators
+from refarch.architecture.expression import Fuse, Operator, Route, Split, Stack, Sum, operators, to_text
 from refarch.composition.running.directions import first_direction
 from refarch.composition.running.nodes import Leaf, Node, StackNode, SumNode
-from refarch.composition.running.places import Group, Place, find
-from refarch.composition.running.routes_and_fusions import FuseNode, Fusion, RouteNode, Router
+from refarch.composition.running.places import BoundPlace, PlaceGroup, places_of
+from refarch.composition.running.routes_and_fusions import FuseNode, Fusion, RouteGate, RouteNode
+from refarch.composition.running.rows import CallState
 from refarch.composition.running.split import SplitNode
-from refarch.engine.bindings.attention.key_value import KeyValueBound
-from refarch.engine.bindings.call_context import Tokens
-from refarch.engine.bindings.module import Bound, Carrier
-from refarch.errors import CompositionError
-
-if TYPE_CHECKING:
-    from refarch.composition.composition import Composition
-    from refarch.engine.adaptation.adaptation import Adaptation
+from refarch.engine.adaptation.adaptation import Adaptation
+from refarch.engine.bindings.attention.key_value import KeyValueBinding
+from refarch.engine.bindings.call_context import SiteTokens
+from refarch.engine.bindings.carrier import Carrier
+from refarch.engine.bindings.dispatch import Dispatcher
+from refarch.engine.bindings.module import ModuleBinding
+from refarch.engine.bindings.owner import Owner
+from refarch.errors import CompositionError, did_you_mean
 
 
 class Builder:
@@ -26,7 +27,9 @@ class Builder:
 
     Args:
         owner: the composition.
-        parts: its parts, by the names that the expression has for them.
+        expression: how the parts are combined.
+        call: what is known of the present call.
+        parts: by the names that the expression has for them.
 
     Attributes:
         groups: what runs, by place.
@@ -35,37 +38,79 @@ class Builder:
         combiners: the operators' own modules, by path.
     """
 
-    def __init__(self, owner: Composition, parts: Mapping[str, Adaptation]) -> None:
-        self.owner, self.parts, self.state = owner, parts, owner.state
-        self.attending = {name for name, part in parts.items() if any(b.spec.form == "attention" for b in part.bound)}
-        self.keys = {id(op): number for number, op in enumerate(operators(owner.expression))}
-        self.labels = _labels(owner.expression)
-        self.members = {id(op): _members(op) for op in operators(owner.expression) if isinstance(op, Split)}
+    def __init__(
+        self, owner: Owner, expression: str | Operator, call: CallState, parts: Mapping[str, Adaptation]
+    ) -> None:
+        self.owner, self.expression, self.call, self.parts = owner, expression, call, parts
+        self.attending = {
+            name for name, part in parts.items() if any(b.spec.form == "attention" for b in part.bindings)
+        }
+        self.keys = {id(op): number for number, op in enumerate(operators(expression))}
+        self.labels = _labels(expression)
+        self.members = {id(op): _members(op) for op in operators(expression) if isinstance(op, Split)}
         self.alone: dict[int, set[int]] = {}
-        self.groups: list[Group] = []
+        self.groups: list[PlaceGroup] = []
         self.carriers: list[tuple[Any, Carrier]] = []
-        self.tokens: list[Tokens] = []
+        self.tokens: list[SiteTokens] = []
         self.combiners: dict[str, Any] = {}
-        self.arrows: list[tuple[Router, list[tuple[int, Node]], Place, list[Any]]] = []
+        self.arrows: list[tuple[RouteGate, list[tuple[int, Node]], BoundPlace, list[Any]]] = []
         self.dry = True
 
     def build(self) -> None:
         """All groups. First without keeping them, to see which terms of splits need all rows."""
-        found = find(self.parts, self.owner)
+        found = places_of(self.parts, self.owner)
         for place in found:
-            self._node(self.owner.expression, place, [])
+            self._node(self.expression, place, [])
         self.dry = False
         for place in found:
-            root = self._node(self.owner.expression, place, [])
+            root = self._node(self.expression, place, [])
             assert root is not None
-            self.groups.append(Group(self.owner, place, root))
+            self.groups.append(PlaceGroup(self.owner, self.call, place, root))
 
-    def _node(self, expression: str | Operator, place: Place, inside: list[Any]) -> Node | None:
+    def attach(self) -> None:
+        """Let run what was built, in the parts' place."""
+        for module, carrier in self.carriers:
+            Dispatcher.at(module).add(carrier)
+        for tokens in self.tokens:
+            tokens.attach()
+        for group in self.groups:
+            group.attach()
+
+    def detach(self) -> None:
+        """Let the parts run by themselves again."""
+        for group in reversed(self.groups):
+            group.detach()
+        for tokens in self.tokens:
+            tokens.detach()
+        for module, carrier in self.carriers:
+            Dispatcher.there(module).remove(carrier)
+
+    def check_names(self, names: Sequence[str | None]) -> None:
+        """Let rows be given to terms of a split alone.
+
+        Raises:
+            CompositionError: there is none of such a name, or several.
+        """
+        splits = list(self.members.values())
+        known = set().union(*splits) if splits else set()
+        for wrong in sorted({name for name in names if name is not None} - known):
+            if not splits:
+                raise CompositionError(
+                    f"composition {self.owner.name!r} splits no batch: {to_text(self.expression)}",
+                    "compose split(...)",
+                )
+            inside = wrong in names_in(self.expression)
+            reason = "stands in several terms; give each term a label (label=...)" if inside else "is none of its terms"
+            raise CompositionError(f"composition {self.owner.name!r}: {wrong!r} {reason}", did_you_mean(wrong, known))
+        if not names:
+            raise CompositionError("a batch without rows cannot be split")
+
+    def _node(self, expression: str | Operator, place: BoundPlace, inside: list[Any]) -> Node | None:
         if isinstance(expression, str):
             bindings = place.bindings.get(expression)
             if not bindings:
                 return None
-            return Leaf(expression, bindings, self.state, inside, place, expression in self.attending)
+            return Leaf(expression, bindings, self.call, inside, place, expression in self.attending)
         within, terms = list(inside), []
         for index, term in enumerate(expression.terms):
             node = self._node(term.of, place, within)
@@ -76,7 +121,9 @@ class Builder:
                 within = [*within, node]
         return self._operator(expression, terms, place, inside) if terms else None
 
-    def _operator(self, expression: Operator, terms: list[tuple[int, Node]], place: Place, inside: list[Any]) -> Node:
+    def _operator(
+        self, expression: Operator, terms: list[tuple[int, Node]], place: BoundPlace, inside: list[Any]
+    ) -> Node:
         if isinstance(expression, Stack):
             return terms[0][1] if len(terms) == 1 else StackNode(terms)
         if isinstance(expression, Split):
@@ -84,7 +131,7 @@ class Builder:
             alone = self.alone.setdefault(key, set())
             if not _by_rows([*place.before(), *inside]):
                 alone |= {index for index, node in terms if _changes_input(node)}
-            return SplitNode(terms, key, self.members[id(expression)], self.state, alone)
+            return SplitNode(terms, key, self.members[id(expression)], self.call, alone)
         if isinstance(expression, Sum) or place.carries_only or self.dry:
             weights = [term.weight for term in expression.terms]
             if len(terms) == 1 and weights[terms[0][0]] == 1:
@@ -94,7 +141,7 @@ class Builder:
         if isinstance(expression, Route):
             return self._route(expression, terms, place, path, inside)
         assert isinstance(expression, Fuse)
-        if place.kind == "key_value" and place.site.entry is None:
+        if place.attends and place.site.entry is None:
             raise CompositionError(
                 f"{place.site.address}: the family's table names no query projection, whose width a fusion needs"
             )
@@ -102,28 +149,28 @@ class Builder:
         return FuseNode(terms, fusion)
 
     def _route(
-        self, expression: Route, terms: list[tuple[int, Node]], place: Place, path: str, inside: list[Any]
+        self, expression: Route, terms: list[tuple[int, Node]], place: BoundPlace, path: str, inside: list[Any]
     ) -> Node:
         site, carrier, tokens = place.site, None, None
-        if place.kind == "key_value" and expression.by != "task":
+        if place.attends and expression.by != "task":
             if site.entry is None:
                 raise CompositionError(
                     f"{site.address}: the family's table names no query projection, whose input a route could read",
                     "route by task",
                 )
-            carrier = Carrier(self.owner)  # type: ignore[arg-type]
+            carrier = Carrier(self.owner)
             carrier.keeps = True
             self.carriers.append((site.entry.module, carrier))
         if expression.by == "example":
             if site.stack is None:
                 raise CompositionError(f"{site.address}: no stack says there which tokens are real", "route by token")
-            tokens = Tokens(self.owner, site)  # type: ignore[arg-type]
+            tokens = SiteTokens(self.owner, site)  # type: ignore[arg-type]
             self.tokens.append(tokens)
-        router = Router(expression, place.widths()[0])
+        router = RouteGate(expression, place.widths()[0])
         self.combiners[path] = router
         if expression.gate == "arrow":
             self.arrows.append((router, terms, place, inside))
-        return RouteNode(terms, router, self.state, carrier, tokens)
+        return RouteNode(terms, router, self.call, carrier, tokens)
 
     def aim(self) -> None:
         """Let each arrow know the directions of its parts, as their values are now."""
@@ -177,12 +224,12 @@ def _members(split: Operator) -> Mapping[str, int]:
 def _by_rows(inside: list[Any]) -> bool:
     """Whether what runs inside computes the same for some rows as for all: it has noted nothing for all of them."""
     for item in inside:
-        own = item.leaves() if isinstance(item, Node) else item.root.leaves() if isinstance(item, Group) else ()
+        own = item.leaves() if isinstance(item, Node) else item.root.leaves() if isinstance(item, PlaceGroup) else ()
         for binding in [b for leaf in own for b in leaf.bindings] or [item]:
             attends = not isinstance(binding, Carrier) and binding.spec.form == "attention"
-            if attends or getattr(binding, "carrier", None) is not None:
+            if attends or binding.carrier is not None:
                 return False
-            if not isinstance(item, Node) and getattr(binding, "tokens", None) is not None:
+            if not isinstance(item, Node) and binding.tokens is not None:
                 return False
     return True
 
@@ -193,8 +240,8 @@ def _changes_input(node: Node) -> bool:
 
 
 def _reads_other(binding: Any) -> bool:
-    if isinstance(binding, KeyValueBound):
+    if isinstance(binding, KeyValueBinding):
         return binding.spec.integration == "concatenation"
-    if not isinstance(binding, Bound):
+    if not isinstance(binding, ModuleBinding):
         return False
     return binding.site.ref.side == "input" or binding.spec.integration == "transformation"

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from refarch.composition.running.nodes import Leaf, Node
-from refarch.composition.running.places import Place
-from refarch.engine.bindings.module import Bound, changes_weights
+from refarch.composition.running.places import BoundPlace
+from refarch.engine.bindings.module import ModuleBinding
+from refarch.engine.bindings.weight_map import changes_weights
 from refarch.engine.functions.low_rank import LowRank
-from refarch.engine.layers.linear import matrix
+from refarch.engine.layers.linear import bias_of, matrix
 from refarch.errors import CompositionError
 
 
-def first_direction(node: Node, place: Place, inside: list[Any]) -> Tensor:
+def first_direction(node: Node, place: BoundPlace, inside: list[Any]) -> Tensor:
     """The first right singular vector of what a term adds to the weight of a place, [d_in].
 
     Raises:
@@ -34,7 +35,7 @@ def _factors(node: Node) -> tuple[Tensor, Tensor] | None:
     if not isinstance(node, Leaf) or len(node.bindings) != 1:
         return None
     binding = node.bindings[0]
-    if not isinstance(binding, Bound) or binding.site.end.part is not None or not binding.parallel:
+    if not isinstance(binding, ModuleBinding) or binding.site.end.part is not None or not binding.parallel:
         return None
     function = binding.function
     if not isinstance(function, LowRank) or type(function).delta is not LowRank.delta or binding.gate is not None:
@@ -42,13 +43,13 @@ def _factors(node: Node) -> tuple[Tensor, Tensor] | None:
     return function.up, function.down
 
 
-def added(node: Node, place: Place, inside: list[Any]) -> tuple[Tensor, Tensor | None]:
+def added(node: Node, place: BoundPlace, inside: list[Any]) -> tuple[Tensor, Tensor | None]:
     """What a term adds to the weight and bias of the map inside it, float32: [d_out, d_in] and [d_out].
 
     Raises:
         CompositionError: the term is no weight there.
     """
-    reason = node.algebra_reason()
+    reason = node.weight_reason()
     if reason:
         raise CompositionError(f"{place.site.end.path} has no matrix of this part: {reason}", "use a trained gate")
     weight, bias = effective(place, inside)
@@ -56,12 +57,12 @@ def added(node: Node, place: Place, inside: list[Any]) -> tuple[Tensor, Tensor |
     return own - weight, None if bias is None or own_bias is None else own_bias - bias
 
 
-def effective(place: Place, inside: list[Any]) -> tuple[Tensor, Tensor | None]:
+def effective(place: BoundPlace, inside: list[Any]) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of the map inside a term, float32; the base's own where what is inside is no weight."""
-    weight, bias = matrix(place.module).float(), getattr(place.module, "bias", None)
+    weight, bias = matrix(place.module).float(), bias_of(place.module)
     bias = None if bias is None else bias.float()
     before = [item for item in [*place.before(), *inside] if item.enabled and changes_weights(item)]
-    if any(item.algebra_reason() for item in before):
+    if any(item.weight_reason() for item in before):
         return weight, bias
     for item in before:
         weight, bias = item.merged(weight, bias)

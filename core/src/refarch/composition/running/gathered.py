@@ -7,32 +7,29 @@ factors, input side   F(x_b * l_b)
 keys and values       A(q_b, [P_b; K_b], [P'_b; V_b]), shorter ones behind a mask
 ====================  ==================================================
 
-Rows of other parts, and of none, get the neutral element of each.
+BatchRows of other parts, and of none, get the neutral element of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refarch.architecture.family import Part
-from refarch.composition.running.nodes import Inner, Leaf, Node
-from refarch.composition.running.rows import Rows
-from refarch.engine.bindings.attention.call import States
-from refarch.engine.bindings.attention.key_value import KeyValueBound
-from refarch.engine.bindings.module import Bound
+from refarch.architecture.family import FusedPart
+from refarch.composition.running.nodes import InnerMap, Leaf, Node
+from refarch.composition.running.rows import BatchRows, ByTerm
+from refarch.engine.bindings.attention.call import AttentionCall
+from refarch.engine.bindings.attention.key_value import KeyValueBinding
+from refarch.engine.bindings.module import ModuleBinding
 from refarch.engine.functions.low_rank import LowRank
 from refarch.engine.layers.linear import put_part, take_part
 from refarch.engine.layers.precision import autocasts
 
-if TYPE_CHECKING:
-    from refarch.composition.running.split import SplitNode
-
-By = dict[int, Any]
+ByIndex = dict[int, Any]
 """A binding for each term that has one."""
 
 
@@ -41,23 +38,23 @@ def _kind(node: Node) -> str:
     if not isinstance(node, Leaf) or node.whole:
         return ""
     kinds = {_binding_kind(binding) for binding in node.bindings}
-    parts = [str(binding.site.end.part) for binding in node.bindings if isinstance(binding, Bound)]
+    parts = [str(binding.site.end.part) for binding in node.bindings if isinstance(binding, ModuleBinding)]
     return kinds.pop() if len(kinds) == 1 and len(parts) == len(set(parts)) else ""
 
 
 def _binding_kind(binding: Any) -> str:
-    if isinstance(binding, KeyValueBound):
+    if isinstance(binding, KeyValueBinding):
         own = binding.gate is not None or binding.spec.projected or binding.spec.counted
         plain = not own and binding.spec.integration == "concatenation"
         return "tokens" if plain else ""
-    if not isinstance(binding, Bound) or binding.carrier is not None or binding.tokens is not None:
+    if not isinstance(binding, ModuleBinding) or binding.carrier is not None or binding.tokens is not None:
         return ""
     if binding.spec.integration == "rescaling" and binding.spec.router is None:
         return binding.site.ref.side
-    return "sum" if binding.parallel and binding._is_plain() else ""
+    return "sum" if binding.parallel and binding.is_plain() else ""
 
 
-class Grouped:
+class Gathered:
     """The terms of a split that can be computed together at one place.
 
     Args:
@@ -68,9 +65,9 @@ class Grouped:
     """
 
     def __init__(self, terms: Sequence[tuple[int, Node]]) -> None:
-        by_kind: dict[str, dict[str, By]] = {}
+        by_kind: dict[str, dict[str, ByIndex]] = {}
         self.terms: set[int] = set()
-        self.parts: dict[str, Part | None] = {}
+        self.parts: dict[str, FusedPart | None] = {}
         for index, node in terms:
             kind = _kind(node)
             if not kind or (kind == "tokens" and len(node.leaves()[0].bindings) > 1):
@@ -83,10 +80,17 @@ class Grouped:
         self.by_kind = by_kind
         self.kept: dict[tuple[str, str], tuple[Any, tuple[Tensor, ...]]] = {}
 
-    def __call__(self, inner: Inner, x: Any, rows: Rows, together: set[int], split: SplitNode) -> Tensor:
-        """F(x) with what the terms ``together`` make of it at their rows."""
-        groups = rows.groups(split.key, split.member)
-        if isinstance(x, States):
+    def __call__(self, inner: InnerMap, x: Any, rows: BatchRows, together: set[int], groups: ByTerm) -> Tensor:
+        """F(x) with what the terms ``together`` make of it at their rows.
+
+        Args:
+            inner: F.
+            x: what it reads.
+            rows: all that are computed.
+            together: the terms.
+            groups: the rows by term.
+        """
+        if isinstance(x, AttentionCall):
             return inner(self._longer(x, rows, groups, together))
         read = x
         for part, by in self._of("input", together):
@@ -100,14 +104,14 @@ class Grouped:
             y = put_part(y, self.parts[part], _times(take_part(y, self.parts[part]), factors, rows))
         return y
 
-    def _of(self, kind: str, together: set[int]) -> list[tuple[str, By]]:
+    def _of(self, kind: str, together: set[int]) -> list[tuple[str, ByIndex]]:
         found = {
             part: {index: by[index] for index in sorted(together) if index in by}
             for part, by in self.by_kind.get(kind, {}).items()
         }
         return [(part, by) for part, by in found.items() if by]
 
-    def _add(self, y: Tensor, x: Tensor, part: str, by: By, rows: Rows, groups: Any) -> Tensor:
+    def _add(self, y: Tensor, x: Tensor, part: str, by: ByIndex, rows: BatchRows, groups: ByTerm) -> Tensor:
         down, up = self._stacked("sum", part, by, rows, groups, _low_rank)  # rows r d_in, rows r d_out
         count = len(rows.names)
         flat = x.reshape(count, -1, x.shape[-1])  # rows n d_in
@@ -119,7 +123,7 @@ class Grouped:
         added = torch.bmm(h, up).to(y.dtype).reshape(own.shape)
         return put_part(y, self.parts[part], own + added)
 
-    def _longer(self, x: States, rows: Rows, groups: Any, together: set[int]) -> States:
+    def _longer(self, x: AttentionCall, rows: BatchRows, groups: ByTerm, together: set[int]) -> AttentionCall:
         for part, by in self._of("tokens", together):
             keys, values, hidden = self._stacked("tokens", part, by, rows, groups, _tokens)  # rows l width, rows l
             times = x.query.shape[0] // len(rows.names)
@@ -129,7 +133,13 @@ class Grouped:
         return x
 
     def _stacked(
-        self, kind: str, part: str, by: By, rows: Rows, groups: Any, stack: Callable[[list[Any]], tuple[Tensor, ...]]
+        self,
+        kind: str,
+        part: str,
+        by: ByIndex,
+        rows: BatchRows,
+        groups: ByTerm,
+        stack: Callable[[list[Any]], tuple[Tensor, ...]],
     ) -> tuple[Tensor, ...]:
         """The terms' tensors, gathered for the rows. Stacked, they are kept as long as their values stay the same."""
         key = _version(by)
@@ -148,9 +158,9 @@ class Grouped:
         return tuple(tensor.index_select(0, chosen) for tensor in stacked)
 
     @staticmethod
-    def _numbers(by: By, rows: Rows, groups: Any) -> list[int]:
+    def _numbers(by: ByIndex, rows: BatchRows, groups: ByTerm) -> list[int]:
         """For each row which of the bindings is its; the neutral element comes after all of them."""
-        places = {index: place for place, index in enumerate(by)}
+        places: dict[int | None, int] = {index: place for place, index in enumerate(by)}
         number = [len(by)] * len(rows.names)
         for index, own in groups:
             for position in own.positions(rows) if index in places else ():
@@ -158,7 +168,7 @@ class Grouped:
         return number
 
 
-def _version(by: By) -> tuple[Any, ...] | None:
+def _version(by: ByIndex) -> tuple[Any, ...] | None:
     """What changes whenever a value of the bindings' parameters does; None where gradients or chance are at work."""
     marks: list[Any] = [tuple(by), torch.is_inference_mode_enabled()]
     grad = torch.is_grad_enabled()
@@ -215,7 +225,7 @@ def _tokens(bindings: list[Any]) -> tuple[Tensor, ...]:
     return (*found, hidden)
 
 
-def _times(x: Tensor, factors: Tensor, rows: Rows) -> Tensor:
+def _times(x: Tensor, factors: Tensor, rows: BatchRows) -> Tensor:
     """x: [size, ..., width], factors: [rows, width]."""
     flat = x.reshape(len(rows.names), -1, x.shape[-1])  # rows n width
     return (flat * factors.unsqueeze(1).to(x.dtype)).reshape(x.shape)

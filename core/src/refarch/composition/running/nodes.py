@@ -3,24 +3,29 @@
 A place is a module with a dispatcher, or an attention module with the seam. There the map so far is F, and a part's own
 map takes F to e(F); what its bindings compute. A node is an operator restricted to the parts that are bound at the
 place: it takes F to a new map, too, so nodes nest. What x is (a tensor, or one call of
-attention, ``States``) only matters where rows are taken.
+attention, ``AttentionCall``) only matters where rows are taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from refarch.composition.running.rows import State
-from refarch.engine.bindings.module import Carrier, changes_weights
+from refarch.composition.running.rows import CallState
+from refarch.engine.bindings.carrier import Carrier
+from refarch.engine.bindings.weight_map import Weights, changes_weights
 
-if TYPE_CHECKING:
-    from refarch.composition.running.places import Place
+InnerMap = Callable[[Any], Tensor]
+"""F, of whatever is read at the place."""
 
-Inner = Callable[[Any], Tensor]
-Weights = tuple[Tensor, Tensor | None]
+
+class Around(Protocol):
+    """A place, as far as a part there asks for it."""
+
+    def before(self) -> list[Any]:
+        """What runs inside all parts: what was attached before the first of them."""
 
 
 class Node:
@@ -39,7 +44,7 @@ class Node:
         """Whether any part of it takes part."""
         return True
 
-    def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None = None) -> Tensor:
+    def __call__(self, inner: InnerMap, x: Any, leaf: nn.Module | None = None) -> Tensor:
         """e(F)(x) with F = ``inner``; ``leaf`` as in :class:`~refarch.engine.bindings.seam.Binding`."""
         raise NotImplementedError
 
@@ -55,9 +60,9 @@ class Node:
         """The weight [d_out, d_in] and bias with which the layer alone computes e(F), from those of F."""
         raise NotImplementedError
 
-    def algebra_reason(self) -> str:
+    def weight_reason(self) -> str:
         """Why e(F) is no weight of the layer; empty if it is."""
-        return next((reason for leaf in self.leaves() if (reason := leaf.algebra_reason())), "")
+        return next((reason for leaf in self.leaves() if (reason := leaf.weight_reason())), "")
 
 
 class Leaf(Node):
@@ -73,7 +78,7 @@ class Leaf(Node):
     """
 
     def __init__(
-        self, name: str, bindings: Sequence[Any], state: State, inside: Sequence[Any], place: Place, whole: bool
+        self, name: str, bindings: Sequence[Any], state: CallState, inside: Sequence[Any], place: Around, whole: bool
     ) -> None:
         self.name, self.bindings, self.state, self.place = name, list(bindings), state, place
         self.inside = [[*inside, *self.bindings[:i]] for i in range(len(self.bindings))]
@@ -92,22 +97,22 @@ class Leaf(Node):
 
     def carriers(self) -> list[Carrier]:
         """Those of its bindings."""
-        found = [getattr(binding, "carrier", None) for binding in self.bindings]
+        found = [binding.carrier for binding in self.bindings]
         return [carrier for carrier in found if carrier is not None]
 
-    def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None = None) -> Tensor:
+    def __call__(self, inner: InnerMap, x: Any, leaf: nn.Module | None = None) -> Tensor:
         """e(F)(x)."""
         for position, binding in enumerate(self.bindings):
             inner = self._around(binding, inner, self.inside[position], leaf if position == 0 else None)
         return inner(x)
 
-    def _around(self, binding: Any, inner: Inner, inside: list[Any], leaf: nn.Module | None) -> Inner:
+    def _around(self, binding: Any, inner: InnerMap, inside: list[Any], leaf: nn.Module | None) -> InnerMap:
         reads_weight = not isinstance(binding, Carrier) and binding.spec.integration == "transformation"
 
         def run(x: Any) -> Tensor:
             if reads_weight:
                 binding.inside = [*self.place.before(), *inside]
-            tokens, rows = getattr(binding, "tokens", None), self.state.rows
+            tokens, rows = binding.tokens, self.state.rows
             if tokens is not None and rows is not None and len(rows.names) < rows.total:
                 tokens.rows = rows.among
             try:
@@ -127,12 +132,12 @@ class Leaf(Node):
                 weight, bias = binding.merged(weight, bias)
         return weight, bias
 
-    def algebra_reason(self) -> str:
+    def weight_reason(self) -> str:
         """The first binding's reason."""
         for binding in self.bindings:
             if isinstance(binding, Carrier):
                 continue
-            reason = binding.algebra_reason() if hasattr(binding, "algebra_reason") else binding.merge_reason()
+            reason = binding.weight_reason()
             if reason:
                 return f"{binding.site.address}: {reason}"
         return ""
@@ -171,7 +176,7 @@ class Several(Node):
 class StackNode(Several):
     """e_n(... e_1(F))."""
 
-    def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None = None) -> Tensor:
+    def __call__(self, inner: InnerMap, x: Any, leaf: nn.Module | None = None) -> Tensor:
         """One after another, the last outermost."""
         for position, (_, node) in enumerate(self.active()):
             inner = _bound(node, inner, leaf if position == 0 else None)
@@ -184,14 +189,14 @@ class StackNode(Several):
         return weight, bias
 
 
-def _bound(node: Node, inner: Inner, leaf: nn.Module | None) -> Inner:
+def _bound(node: Node, inner: InnerMap, leaf: nn.Module | None) -> InnerMap:
     return lambda x: node(inner, x, leaf)
 
 
 class Memo:
     """F, computed once for one x; the terms of an operator all ask for it."""
 
-    def __init__(self, inner: Inner) -> None:
+    def __init__(self, inner: InnerMap) -> None:
         self.inner, self.x = inner, None
         self.y: Tensor | None = None
 
@@ -207,7 +212,7 @@ class Memo:
 class Contributions(Several):
     """An operator that computes with what each term changes, e_i(F)(x) - F(x)."""
 
-    def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None = None) -> Tensor:
+    def __call__(self, inner: InnerMap, x: Any, leaf: nn.Module | None = None) -> Tensor:
         """F(x), changed."""
         memo = Memo(inner)
         y = memo(x)

@@ -3,45 +3,54 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from refarch.composition.running.nodes import Inner, Leaf, Node, Several, Weights
-from refarch.composition.running.rows import Rows
+from refarch.composition.running.nodes import InnerMap, Leaf, Node, Several
+from refarch.composition.running.rows import BatchRows, CallState
 from refarch.composition.running.split import SplitNode
-from refarch.engine.bindings.attention import seam as attention
-from refarch.engine.bindings.attention.key_value import KeyValueBound, tokens_at
+from refarch.engine.adaptation.adaptation import Adaptation
+from refarch.engine.bindings.attention.seam import AttentionSeam
+from refarch.engine.bindings.carrier import Carrier
 from refarch.engine.bindings.dispatch import Dispatcher
-from refarch.engine.bindings.inputs import InputsBound, InputsSeam
-from refarch.engine.bindings.module import Carrier
+from refarch.engine.bindings.inputs import InputsSeam
+from refarch.engine.bindings.owner import Owner
+from refarch.engine.bindings.seam import Seam
+from refarch.engine.bindings.weight_map import Weights
 from refarch.engine.layers.linear import part_rows, widths
 from refarch.engine.slots.site import Site
 
-if TYPE_CHECKING:
-    from refarch.composition.composition import Composition
-    from refarch.engine.adaptation.adaptation import Adaptation
+_ORDER = (Dispatcher, AttentionSeam, InputsSeam)
 
 
 @dataclasses.dataclass
-class Place:
+class BoundPlace:
     """One place.
 
     Attributes:
-        kind: ``module``, ``key_value`` or ``inputs``.
-        module: which has the dispatcher or the seam.
+        seam: what runs there.
         bindings: by part, innermost first.
         owner: the composition, if it is one's.
-        group: what runs there.
+        group: what runs there for it.
     """
 
-    kind: str
-    module: nn.Module
+    seam: Seam
     bindings: dict[str, list[Any]]
-    owner: Composition | None = None
-    group: Group | None = None
+    owner: Owner | None = None
+    group: PlaceGroup | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that has the seam."""
+        return self.seam.module
+
+    @property
+    def attends(self) -> bool:
+        """Whether it is an attention function, at ``key_value``."""
+        return isinstance(self.seam, AttentionSeam)
 
     @property
     def site(self) -> Site:
@@ -56,22 +65,19 @@ class Place:
 
     def before(self) -> list[Any]:
         """What runs inside all parts: what was attached before the first of them."""
-        if self.kind != "module":
+        if not isinstance(self.seam, Dispatcher):
             return []
-        dispatcher = Dispatcher.of(self.module)
-        assert dispatcher is not None
         if self.group is not None:
-            return dispatcher.inner_to(self.group)  # type: ignore[arg-type]
-        own = [binding for bindings in self.bindings.values() for binding in bindings]
-        running = {id(getattr(binding, "group", None) or binding) for binding in own}
-        places = [place for place, item in enumerate(dispatcher.running) if id(item) in running]
-        inside = dispatcher.running[: min(places)]
-        return [item for item in inside if not (isinstance(item, Group) and item.owner is self.owner)]
+            return self.seam.inner_to(self.group)
+        running = {id(binding.group or binding) for own in self.bindings.values() for binding in own}
+        places = [place for place, item in enumerate(self.seam.running) if id(item) in running]
+        inside = self.seam.running[: min(places)]
+        return [item for item in inside if not (isinstance(item, PlaceGroup) and item.owner is self.owner)]
 
     def widths(self) -> tuple[int, int]:
         """(width of what is read, width of what is returned)."""
         site = self.site
-        if self.kind == "key_value":
+        if self.attends:
             assert site.entry is not None
             d_in, d_out = widths(site.entry.module)
             return d_in, len(part_rows(d_out, site.entry.part))
@@ -80,60 +86,46 @@ class Place:
         return widths(self.module)
 
 
-def find(parts: Mapping[str, Adaptation], owner: Composition | None = None) -> list[Place]:
+def places_of(parts: Mapping[str, Adaptation], owner: Owner | None = None) -> list[BoundPlace]:
     """All places of some adaptations, each once.
 
     Args:
         parts: by the name that an expression has for them.
         owner: the composition, if they are one's.
     """
-    modules: dict[nn.Module, None] = {}
-    attended: dict[nn.Module, None] = {}
-    inputs: dict[nn.Module, None] = {}
-    for binding in (binding for part in parts.values() for binding in part.bound):
-        if isinstance(binding, InputsBound):
-            inputs[binding.site.end.module] = None
-            continue
-        if isinstance(binding, KeyValueBound):
-            attended[binding.site.end.module] = None
-        else:
-            modules[binding.site.end.module] = None
+    seams: dict[Seam, None] = {}
+    for binding in (binding for part in parts.values() for binding in part.bindings):
+        seams[binding.seam] = None
         if binding.carrier is not None:
             assert binding.site.entry is not None
-            modules[binding.site.entry.module] = None
-    found = [Place("module", module, _of(_dispatched(module), parts), owner) for module in modules]
-    found += [Place("key_value", module, _of(tokens_at(module), parts), owner) for module in attended]
-    found += [Place("inputs", module, _of(InputsSeam.of(module).bindings, parts), owner) for module in inputs]
-    return found
+            seams[Dispatcher.there(binding.site.entry.module)] = None
+    ordered = sorted(seams, key=lambda seam: _ORDER.index(type(seam)))  # type: ignore[arg-type]
+    return [BoundPlace(seam, _by_part(seam, parts), owner) for seam in ordered]
 
 
-def _dispatched(module: nn.Module) -> list[Any]:
-    dispatcher = Dispatcher.of(module)
-    assert dispatcher is not None
-    return dispatcher.bindings
-
-
-def _of(bindings: Sequence[Any], parts: Mapping[str, Adaptation]) -> dict[str, list[Any]]:
+def _by_part(seam: Seam, parts: Mapping[str, Adaptation]) -> dict[str, list[Any]]:
+    """What runs at a seam, of what has joined it, by the part that it belongs to."""
     names = {id(part): name for name, part in parts.items()}
     found: dict[str, list[Any]] = {}
-    for binding in bindings:
+    for binding in seam.bindings:
         name = names.get(id(binding.owner))
-        if name is not None:
+        if name is not None and (isinstance(binding, Carrier) or binding.seam is seam):
             found.setdefault(name, []).append(binding)
     return found
 
 
-class Group:
+class PlaceGroup:
     """What runs at a place for a composition.
 
     Args:
         owner: the composition.
+        call: what it knows of the present call.
         place: where.
         root: the expression there.
     """
 
-    def __init__(self, owner: Composition, place: Place, root: Node) -> None:
-        self.owner, self.place, self.root = owner, place, root
+    def __init__(self, owner: Owner, call: CallState, place: BoundPlace, root: Node) -> None:
+        self.owner, self.call, self.place, self.root = owner, call, place, root
         self.covered = [binding for leaf in root.leaves() for binding in leaf.bindings]
         self.carriers: list[Carrier] = []
 
@@ -142,11 +134,11 @@ class Group:
         """Whether the composition and any part of it take part."""
         return self.owner.active and self.root.enabled
 
-    def covers(self, binding: object) -> bool:
+    def covers(self, binding: Any) -> bool:
         """Whether a binding is one of the parts'."""
-        return getattr(binding, "group", None) is self
+        return binding.group is self
 
-    def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None) -> Tensor:
+    def __call__(self, inner: InnerMap, x: Any, leaf: nn.Module | None) -> Tensor:
         """The composed map."""
         try:
             return self.root(inner, x, leaf)
@@ -158,9 +150,9 @@ class Group:
         """As of any node."""
         return self.root.merged(weight, bias)
 
-    def algebra_reason(self) -> str:
+    def weight_reason(self) -> str:
         """As of any node."""
-        return self.root.algebra_reason()
+        return self.root.weight_reason()
 
     def attach(self) -> None:
         """Run in the parts' place."""
@@ -172,14 +164,7 @@ class Group:
         self.place.group = self
         for binding in self.covered:
             binding.group = self
-        if self.place.kind == "module":
-            dispatcher = Dispatcher.of(self.place.module)
-            assert dispatcher is not None
-            dispatcher.group(self)
-        elif self.place.kind == "key_value":
-            attention.group(self.place.module, self)
-        else:
-            InputsSeam.of(self.place.module).groups.append(self)
+        self.place.seam.group(self)
 
     def detach(self) -> None:
         """Let the parts run by themselves again."""
@@ -188,18 +173,11 @@ class Group:
             binding.group = None
         for carrier in self.carriers:
             carrier.keeps = False
-        if self.place.kind == "module":
-            dispatcher = Dispatcher.of(self.place.module)
-            assert dispatcher is not None
-            dispatcher.ungroup(self)
-        elif self.place.kind == "key_value":
-            attention.ungroup(self.place.module, self)
-        else:
-            InputsSeam.of(self.place.module).groups.remove(self)
+        self.place.seam.ungroup(self)
 
     def tokens_by_row(self, size: int) -> list[Tensor]:
         """At ``inputs``: the tokens of each of so many rows, [l, d], the last part's first."""
-        rows = self.owner.state.rows
+        rows = self.call.rows
         names = (None,) * size if rows is None else rows.names
         made: dict[tuple[int, ...], Tensor] = {}
         found = []
@@ -208,7 +186,7 @@ class Group:
             chosen = tuple(i for i, leaf in enumerate(self.root.leaves()) if leaf in _chosen(self.root, name, rows))
             if chosen not in made:
                 own = [b.function() for i in reversed(chosen) for b in reversed(self.root.leaves()[i].bindings)]
-                like = next(iter(self.owner.model.parameters()))
+                like = next(iter(self.place.module.parameters()))
                 made[chosen] = torch.cat(own) if own else like.new_zeros(0, width)
             found.append(made[chosen])
         if rows is not None:
@@ -218,7 +196,7 @@ class Group:
         return found
 
 
-def _chosen(node: Node, name: str | None, rows: Rows | None) -> list[Leaf]:
+def _chosen(node: Node, name: str | None, rows: BatchRows | None) -> list[Leaf]:
     """The parts at ``inputs`` that are a row's, in order."""
     if isinstance(node, Leaf):
         return [node] if node.enabled else []

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from refarch.composition.running.nodes import Leaf, Node, Several, StackNode
-from refarch.composition.running.places import Group
-from refarch.engine.bindings.attention.self_attention import AttendingBound
-from refarch.engine.bindings.module import Bound, changes_weights
+from refarch.composition.running.places import PlaceGroup
+from refarch.engine.bindings.attention.self_attention import SelfAttentionBinding
+from refarch.engine.bindings.module import ModuleBinding
+from refarch.engine.bindings.weight_map import changes_weights
 from refarch.errors import CompositionError
 
 
-def refuse_unreadable(groups: Sequence[Group]) -> None:
+def refuse_unreadable(groups: Sequence[PlaceGroup]) -> None:
     """A transformation reads the weight of the map inside it: that map must be one.
 
     Raises:
@@ -21,20 +22,20 @@ def refuse_unreadable(groups: Sequence[Group]) -> None:
     for group in groups:
         for leaf in group.root.leaves():
             for position, binding in enumerate(leaf.bindings):
-                if isinstance(binding, Bound) and _reads_weight(binding):
+                if isinstance(binding, ModuleBinding) and _reads_weight(binding):
                     _refuse_inside(leaf, position, binding)
 
 
-def _reads_weight(binding: Bound) -> bool:
+def _reads_weight(binding: ModuleBinding) -> bool:
     if binding.spec.integration != "transformation":
         return False
     function, whole = binding.function, binding.site.end.part is None
     return not (whole and (function.on_input is not None or function.on_output is not None))
 
 
-def _refuse_inside(leaf: Leaf, position: int, binding: Bound) -> None:
+def _refuse_inside(leaf: Leaf, position: int, binding: ModuleBinding) -> None:
     for inside in [*leaf.place.before(), *leaf.inside[position]]:
-        reason = inside.algebra_reason() if changes_weights(inside) else ""
+        reason = inside.weight_reason() if changes_weights(inside) else ""
         if reason:
             raise CompositionError(
                 f"{binding.site.address}: part {leaf.name!r} (integration form: transformation) reads the weight of"
@@ -43,7 +44,7 @@ def _refuse_inside(leaf: Leaf, position: int, binding: Bound) -> None:
             )
 
 
-def refuse_asked_twice(groups: Sequence[Group]) -> None:
+def refuse_asked_twice(groups: Sequence[PlaceGroup]) -> None:
     """Attention of a part's own is noted for one call. An operator asks the map inside for each input that its terms
     make of the layer's, so a term that changes the input cannot stand around such a part there.
 
@@ -54,7 +55,7 @@ def refuse_asked_twice(groups: Sequence[Group]) -> None:
         for leaf, inside in _in_operators(group.root, []):
             for position, binding in enumerate(leaf.bindings):
                 around = [*leaf.place.before(), *inside, *leaf.bindings[:position]] if _changes_input(binding) else []
-                found = next((other for other in around if isinstance(other, AttendingBound)), None)
+                found = next((other for other in around if isinstance(other, SelfAttentionBinding)), None)
                 if found is not None:
                     raise CompositionError(
                         f"{binding.site.address}: part {leaf.name!r} (integration form: {binding.spec.integration})"
@@ -78,7 +79,7 @@ def _in_operators(node: Node, inside: list[Any], operator: bool = False) -> Iter
 
 def _changes_input(binding: object) -> bool:
     """Whether a binding asks the map inside for another input than the layer's."""
-    if not isinstance(binding, Bound):
+    if not isinstance(binding, ModuleBinding):
         return False
     if binding.spec.integration == "rescaling":
         return binding.site.ref.side == "input"

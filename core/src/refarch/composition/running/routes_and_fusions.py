@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from refarch.architecture.expression import Route
 from refarch.composition.running.nodes import Contributions, Node
-from refarch.composition.running.rows import State
-from refarch.engine.bindings.call_context import Tokens
-from refarch.engine.bindings.module import Carrier
-from refarch.engine.functions.experts import SPREAD
+from refarch.composition.running.rows import CallState
+from refarch.engine.bindings.call_context import SiteTokens
+from refarch.engine.bindings.carrier import Carrier
+from refarch.engine.functions.experts import SPREAD, largest
 from refarch.engine.layers.precision import cast_for
 from refarch.errors import CompositionError
 
@@ -22,7 +22,7 @@ LITTLE = 1e-6
 """What stands beside the diagonal of a fusion's value matrix at the start, as in the paper's code."""
 
 
-class Router(nn.Module):
+class RouteGate(nn.Module):
     """g(x), one weight for each term.
 
         learned   softmax(W x)                    by token, or from the mean over an example's real tokens
@@ -62,22 +62,15 @@ class Router(nn.Module):
             absent = ~self.weight.any(dim=-1)
             scores = scores.abs().masked_fill(absent, -torch.inf)
             if self.spec.top is not None:
-                kept = torch.full_like(scores, -torch.inf)
-                scores = kept.scatter(-1, *_top(scores, self.spec.top))
+                scores = largest(scores, self.spec.top, -torch.inf)
             return scores.softmax(dim=-1)
         return self._chosen(scores.softmax(dim=-1))
 
     def _chosen(self, p: Tensor) -> Tensor:
         if self.spec.top is None:
             return p
-        p = torch.zeros_like(p).scatter(-1, *_top(p, self.spec.top))
+        p = largest(p, self.spec.top)
         return p / p.sum(dim=-1, keepdim=True) if self.spec.renormalise else p
-
-
-def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The indices and values of the largest, as ``scatter`` takes them."""
-    found = scores.topk(count, dim=-1)
-    return found.indices, found.values
 
 
 class RouteNode(Contributions):
@@ -94,10 +87,10 @@ class RouteNode(Contributions):
     def __init__(
         self,
         terms: Sequence[tuple[int, Node]],
-        router: Router,
-        state: State,
+        router: RouteGate,
+        state: CallState,
         carrier: Carrier | None,
-        tokens: Tokens | None,
+        tokens: SiteTokens | None,
     ) -> None:
         super().__init__(terms)
         self.router, self.state, self.carrier, self.tokens = router, state, carrier, tokens
@@ -152,7 +145,7 @@ class RouteNode(Contributions):
             raise CompositionError(f"the batch has {size} rows, but {len(tasks)} tasks were given")
         return torch.tensor(tasks, device=device).repeat_interleave(size // len(tasks))
 
-    def algebra_reason(self) -> str:
+    def weight_reason(self) -> str:
         """Why it is no weight."""
         return "a route's weights depend on the input"
 
@@ -199,6 +192,6 @@ class FuseNode(Contributions):
         stacked = torch.stack([change.reshape(flat.shape).to(flat.dtype) for _, change in changes])
         return y + self.fusion(flat, stacked).to(y.dtype).reshape(y.shape)
 
-    def algebra_reason(self) -> str:
+    def weight_reason(self) -> str:
         """Why it is no weight."""
         return "a fusion's weights depend on the input"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,9 +11,11 @@ from torch import Tensor
 from refarch.errors import CompositionError
 
 Names = tuple[str | None, ...]
+ByTerm: TypeAlias = "list[tuple[int | None, BatchRows]]"
+"""BatchRows by the term of an operator that they belong to; those of no term under None."""
 
 
-class Rows:
+class BatchRows:
     """The rows that something is computed for, with the name of the part that each is given to.
 
     A call may have more rows than were named: beams and repeated sequences, or a layer that has all tokens in one row.
@@ -28,11 +31,11 @@ class Rows:
         self.names: Names = tuple(names)
         self.places = tuple(range(len(names))) if places is None else tuple(places)
         self.total = total or len(names)
-        self._groups: dict[int, list[tuple[int | None, Rows]]] = {}
+        self._groups: dict[int, ByTerm] = {}
         self._index: dict[tuple[int, torch.device], Tensor] = {}
         self._inside: dict[tuple[int, torch.device], Tensor] = {}
 
-    def groups(self, key: int, member: Mapping[str, int]) -> list[tuple[int | None, Rows]]:
+    def groups(self, key: int, member: Mapping[str, int]) -> ByTerm:
         """The rows by the term of an operator that they belong to; those of no term under None. No empty group.
 
         Args:
@@ -48,19 +51,19 @@ class Rows:
             self._groups[key] = found
         return found
 
-    def _some(self, positions: list[int]) -> Rows:
-        some = Rows([self.names[i] for i in positions], [self.places[i] for i in positions], self.total)
+    def _some(self, positions: list[int]) -> BatchRows:
+        some = BatchRows([self.names[i] for i in positions], [self.places[i] for i in positions], self.total)
         some._positions = tuple(positions)
         return some
 
     _positions: tuple[int, ...] = ()
 
-    def positions(self, outer: Rows) -> tuple[int, ...]:
+    def positions(self, outer: BatchRows) -> tuple[int, ...]:
         """Where these rows stand among the group that they were taken from."""
         assert outer.names, "rows are taken from rows"
         return self._positions
 
-    def inside(self, outer: Rows, size: int, device: torch.device) -> Tensor:
+    def inside(self, outer: BatchRows, size: int, device: torch.device) -> Tensor:
         """The indices of these rows among ``size`` rows that belong to the group that they were taken from, [n]."""
         key = (size, device)
         if key not in self._inside:
@@ -86,7 +89,7 @@ def _spread(places: Sequence[int], size: int, total: int, device: torch.device) 
     return (first + torch.arange(times, device=device)).flatten()  # n * times
 
 
-class State:
+class CallState:
     """What a composition knows about the present call.
 
     Attributes:
@@ -95,10 +98,10 @@ class State:
     """
 
     def __init__(self) -> None:
-        self.rows: Rows | None = None
+        self.rows: BatchRows | None = None
         self.tasks: tuple[int, ...] | None = None
 
-    def within(self, rows: Rows, work: Callable[[], Tensor]) -> Tensor:
+    def within(self, rows: BatchRows, work: Callable[[], Tensor]) -> Tensor:
         """Compute something for some of the rows."""
         before, self.rows = self.rows, rows
         try:

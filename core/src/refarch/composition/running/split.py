@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refarch.composition.running.gathered import Grouped
-from refarch.composition.running.nodes import Inner, Memo, Node, Several
-from refarch.composition.running.rows import Rows, State
-from refarch.engine.bindings.attention.call import States
+from refarch.composition.running.gathered import Gathered
+from refarch.composition.running.nodes import InnerMap, Memo, Node, Several
+from refarch.composition.running.rows import BatchRows, ByTerm, CallState
+from refarch.engine.bindings.attention.call import AttentionCall
 from refarch.errors import CompositionError
 
 
@@ -35,27 +35,27 @@ class SplitNode(Several):
         terms: Sequence[tuple[int, Node]],
         key: int,
         member: Mapping[str, int],
-        state: State,
+        state: CallState,
         alone: set[int],
     ) -> None:
         super().__init__(terms)
         self.key, self.member, self.state, self.alone = key, member, state, alone
         self.by_term: dict[int | None, Node] = dict(terms)
-        self.grouped = Grouped([(index, node) for index, node in terms if index not in alone])
+        self.gathered = Gathered([(index, node) for index, node in terms if index not in alone])
 
-    def __call__(self, inner: Inner, x: Any, leaf: nn.Module | None = None) -> Tensor:
+    def __call__(self, inner: InnerMap, x: Any, leaf: nn.Module | None = None) -> Tensor:
         """Row by row, as the composition was told."""
         rows = self.require(self.state.rows)
-        groups = rows.groups(self.key, self.member)
-        active = {i: self.by_term[i] for i, _ in groups if i in self.by_term and self.by_term[i].enabled}
-        if len(groups) == 1:
-            term, own = groups[0]
+        by_term = rows.groups(self.key, self.member)
+        active = {i: self.by_term[i] for i, _ in by_term if i in self.by_term and self.by_term[i].enabled}
+        if len(by_term) == 1:
+            term, own = by_term[0]
             node = active.get(term)
             return inner(x) if node is None else self.state.within(own, lambda: node(inner, x, leaf))
-        return self._mixed(inner, x, rows, [(active.get(i), i, own) for i, own in groups])
+        return self._mixed(inner, x, rows, by_term, active)
 
     @staticmethod
-    def require(rows: Rows | None) -> Rows:
+    def require(rows: BatchRows | None) -> BatchRows:
         """The rows.
 
         Raises:
@@ -68,15 +68,18 @@ class SplitNode(Several):
             )
         return rows
 
-    def algebra_reason(self) -> str:
+    def weight_reason(self) -> str:
         """Why it is no weight."""
         return "which rows are whose is said at each call"
 
-    def _mixed(self, inner: Inner, x: Any, rows: Rows, groups: list[tuple[Node | None, int | None, Rows]]) -> Tensor:
-        like = x.query if isinstance(x, States) else x
+    def _mixed(
+        self, inner: InnerMap, x: Any, rows: BatchRows, by_term: ByTerm, active: Mapping[int | None, Node]
+    ) -> Tensor:
+        groups = [(active.get(i), i, own) for i, own in by_term]
+        like = x.query if isinstance(x, AttentionCall) else x
         size, device = like.shape[0], like.device
-        together = {i for node, i, _ in groups if node is not None and i in self.grouped.terms}
-        base = _Base(inner, x, lambda inner, x: self.grouped(inner, x, rows, together, self))
+        together = {i for node, i, _ in groups if node is not None and i in self.gathered.terms}
+        base = _Base(inner, x, lambda inner, x: self.gathered(inner, x, rows, together, by_term))
         pieces, order = [], []
         plain = [own.inside(rows, size, device) for node, i, own in groups if node is None or i in together]
         if len(plain) == len(groups):
@@ -101,14 +104,14 @@ class SplitNode(Several):
 class _Base:
     """F(x) for all rows, computed when it is first asked for."""
 
-    def __init__(self, inner: Inner, x: Any, grouped: Any) -> None:
-        self.memo, self.x, self.grouped = Memo(inner), x, grouped
+    def __init__(self, inner: InnerMap, x: Any, grouped: Any) -> None:
+        self.memo, self.x, self.gathered = Memo(inner), x, grouped
         self._full: Tensor | None = None
 
     def full(self) -> Tensor:
         """With what was grouped in it; at the other rows it is F(x)."""
         if self._full is None:
-            self._full = self.grouped(self.memo, self.x)
+            self._full = self.gathered(self.memo, self.x)
         return self._full  # type: ignore[return-value]
 
     def at(self, index: Tensor) -> _AtRows:
@@ -121,9 +124,9 @@ class _AtRows:
 
     def __init__(self, base: _Base, index: Tensor) -> None:
         self.base, self.index = base, index
-        self.x = base.x.rows(index) if isinstance(base.x, States) else base.x[index]
+        self.x = base.x.rows(index) if isinstance(base.x, AttentionCall) else base.x[index]
 
     def __call__(self, x: Any) -> Tensor:
-        if x is self.x and not isinstance(x, States):
+        if x is self.x and not isinstance(x, AttentionCall):
             return self.base.full()[self.index]
         return self.base.memo.inner(x)

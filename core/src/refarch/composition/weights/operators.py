@@ -25,18 +25,18 @@ from refarch.architecture import ConfiguredTechnique, TechniqueSpec
 from refarch.architecture.expression import Concat, Dare, Operator, Ties
 from refarch.composition.weights.arithmetic import combined, truncated, truncated_product, weights_of
 from refarch.composition.weights.parameters import of_parameters
-from refarch.composition.weights.result import Made
+from refarch.composition.weights.result import WeightResult
 from refarch.composition.weights.tokens import of_tokens
 from refarch.composition.weights.updates import Update, Updates, is_low_rank, slot_address, updates, workspace
 from refarch.engine.adaptation.adaptation import Adaptation
 from refarch.engine.functions.core_techniques import LOW_RANK
 from refarch.errors import CompositionError
 
-Parts = Mapping[str, Adaptation]
+PartsByName = Mapping[str, Adaptation]
 
 
 @torch.no_grad()
-def make(operator: Operator, parts: Parts, into: TechniqueSpec | None = None) -> Made:
+def make(operator: Operator, parts: PartsByName, into: TechniqueSpec | None = None) -> WeightResult:
     """What a weight operator over parts gives.
 
     Args:
@@ -59,7 +59,9 @@ def make(operator: Operator, parts: Parts, into: TechniqueSpec | None = None) ->
     return of_parameters(operator, own)
 
 
-def _of_updates(operator: Operator, parts: list[Adaptation], rank: int | None, into: TechniqueSpec | None) -> Made:
+def _of_updates(
+    operator: Operator, parts: list[Adaptation], rank: int | None, into: TechniqueSpec | None
+) -> WeightResult:
     weights = weights_of(operator)
     each = [updates(part) for part in parts]
     addresses = sorted({address for own in each for address in own})
@@ -76,7 +78,7 @@ def _of_updates(operator: Operator, parts: list[Adaptation], rank: int | None, i
     technique = _configured(into or LOW_RANK, parts, found, widest)
     error = math.sqrt(missed / whole) if whole else 0.0
     exact = rank is None or all(update.factors[0].shape[1] < rank for update in found.values() if update.factors)
-    return Made(technique, None, found, None, 0.0 if exact and error < 1e-6 else error)
+    return WeightResult(technique, None, found, None, 0.0 if exact and error < 1e-6 else error)
 
 
 def _target(operator: Operator, here: list[Update | None], weights: list[float], salt: int) -> Update:
@@ -117,7 +119,7 @@ def _configured(spec: TechniqueSpec, parts: list[Adaptation], found: Updates, ra
             int(binding.site.shape.layer or 0),
         )
         for part in parts
-        for binding in part.bound
+        for binding in part.bindings
     }
     slots, layers = workspace({address: sites[address] for address in found}, parts[0].resolver.counts)
     return spec.configure({size: rank, "slots": slots, "layers": layers})

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from refarch.architecture.expression import Dare, Operator, Ties, to_text
 from refarch.composition.weights.arithmetic import combined, weights_of
-from refarch.composition.weights.result import Made
+from refarch.composition.weights.result import WeightResult
 from refarch.composition.weights.updates import low_rank, updates, weight_reasons
 from refarch.engine.adaptation import plan as planning
 from refarch.engine.adaptation.adaptation import Adaptation
-from refarch.engine.host.container import quiet
+from refarch.engine.host.container import only_active
 from refarch.engine.host.selection import selected
 from refarch.errors import CompositionError
 
 
-def of_parameters(operator: Operator, parts: list[Adaptation]) -> Made:
+def of_parameters(operator: Operator, parts: list[Adaptation]) -> WeightResult:
     """The operator on each parameter.
 
     Raises:
@@ -41,7 +41,7 @@ def of_parameters(operator: Operator, parts: list[Adaptation]) -> Made:
             up = roots[name]
             w = [math.copysign(abs(x) ** 0.5, x) if up else abs(x) ** 0.5 for x in weights]
         values[name] = (rest + combined(operator, tensors, w, salt)).to(own.dtype)
-    return Made(first.technique, values, like=first, error=_error(operator, parts, values))
+    return WeightResult(first.technique, values, like=first, error=_error(operator, parts, values))
 
 
 def _require_same(operator: Operator, one: Adaptation, other: Adaptation) -> None:
@@ -86,7 +86,7 @@ def _doing_nothing(part: Adaptation) -> dict[str, Tensor]:
     device = part.model.device
     starts = []
     for seed in (0, 1):  # what differs between two seeds is random, and no start that does nothing
-        with quiet(part.model):  # a start from the weight is one from the base's own
+        with only_active(part.model):  # a start from the weight is one from the base's own
             plan = planning.build(part.resolver, part.technique, seed, None, device)
         starts.append(
             {
@@ -104,7 +104,7 @@ def _doing_nothing(part: Adaptation) -> dict[str, Tensor]:
 def _in_products(part: Adaptation) -> dict[str, bool]:
     """The parameters that are one of two factors of an update; true for the outer one, which takes the sign."""
     found: dict[str, bool] = {}
-    for binding in part.bound:
+    for binding in part.bindings:
         function = low_rank(binding)
         if function is not None:
             prefix = f"{binding.spec.name}.{binding.site.address}"

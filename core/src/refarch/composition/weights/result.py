@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from refarch.errors import CompositionError
 
 
 @dataclasses.dataclass
-class Made:
+class WeightResult:
     """What an operator makes, before it is attached.
 
     Attributes:
@@ -37,7 +38,7 @@ class Made:
     error: float | None = None
 
 
-def attach_made(made: Made, parts: list[Adaptation], name: str, trainable: bool) -> Adaptation:
+def attach_result(made: WeightResult, parts: list[Adaptation], name: str, trainable: bool) -> Adaptation:
     """The result as an adaptation of the parts' model."""
     first = made.like or parts[0]
     plan = planning.build(first.resolver, made.technique, first.seed, None, first.model.device)
@@ -59,14 +60,13 @@ def attach_made(made: Made, parts: list[Adaptation], name: str, trainable: bool)
         trainable=trainable,
         folded=folded,
     )
-    try:
+    with ExitStack() as undo:
+        undo.callback(adaptation.detach)
         if made.values is not None:
             adaptation.load_state_dict(made.values)
         else:
             _fill(adaptation, made.updates or {})
-    except BaseException:
-        adaptation.detach()
-        raise
+        undo.pop_all()
     return adaptation
 
 
@@ -80,7 +80,7 @@ def _own(part: Adaptation, insertion: planning.Insertion) -> dict[str, Tensor]:
 def _fill(adaptation: Adaptation, found: Updates) -> None:
     """Write factors into an adaptation that adds products; slots without any add nothing."""
     left = set(found)
-    for binding in adaptation.bound:
+    for binding in adaptation.bindings:
         function = low_rank(binding)
         if function is None or function.up.shape[1] < 1:
             raise CompositionError(

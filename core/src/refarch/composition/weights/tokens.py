@@ -8,15 +8,15 @@ from torch import Tensor
 from refarch.architecture import ModuleSpec
 from refarch.architecture.expression import Operator, to_text
 from refarch.composition.weights.arithmetic import weights_of
-from refarch.composition.weights.result import Made
+from refarch.composition.weights.result import WeightResult
 from refarch.engine.adaptation.adaptation import Adaptation
-from refarch.engine.bindings.attention.key_value import KeyValueBound
-from refarch.engine.bindings.inputs import InputsBound
+from refarch.engine.bindings.attention.key_value import KeyValueBinding
+from refarch.engine.bindings.inputs import InputsBinding
 from refarch.engine.functions.core_techniques import KEYS_AND_VALUES, TOKENS
 from refarch.errors import CompositionError
 
 
-def of_tokens(operator: Operator, parts: list[Adaptation]) -> Made:
+def of_tokens(operator: Operator, parts: list[Adaptation]) -> WeightResult:
     """The parts' tokens, one part's after another's.
 
     Raises:
@@ -34,9 +34,9 @@ def of_tokens(operator: Operator, parts: list[Adaptation]) -> Made:
     values: dict[str, Tensor] = {}
     lengths = set()
     slots: list[str] = []
-    for binding in parts[0].bound:
+    for binding in parts[0].bindings:
         address = binding.site.address
-        own = [next(b for b in part.bound if b.site.address == address).function() for part in parts]
+        own = [next(b for b in part.bindings if b.site.address == address).function() for part in parts]
         slots.append(str(binding.site.ref.slot.name))
         if at_inputs or projected:
             tokens = torch.cat(own)
@@ -57,7 +57,7 @@ def of_tokens(operator: Operator, parts: list[Adaptation]) -> Made:
         spec = spec.model_copy(update={"modules": modules})
     first: ModuleSpec = parts[0].modules()[0]
     choice = {"length": lengths.pop(), "slots": list(dict.fromkeys(slots)), "layers": first.layers}
-    return Made(spec.configure(choice), values, error=None)
+    return WeightResult(spec.configure(choice), values, error=None)
 
 
 def _token_spec(part: Adaptation) -> tuple[bool, bool, bool]:
@@ -66,14 +66,20 @@ def _token_spec(part: Adaptation) -> tuple[bool, bool, bool]:
     Raises:
         CompositionError: it does something else.
     """
-    kinds = {(isinstance(binding, InputsBound), binding.spec.projected, binding.spec.counted) for binding in part.bound}
+    kinds = {
+        (isinstance(binding, InputsBinding), binding.spec.projected, binding.spec.counted) for binding in part.bindings
+    }
     plain = all(
-        isinstance(binding, InputsBound)
-        or (isinstance(binding, KeyValueBound) and binding.gate is None and binding.spec.integration == "concatenation")
-        for binding in part.bound
+        isinstance(binding, InputsBinding)
+        or (
+            isinstance(binding, KeyValueBinding)
+            and binding.gate is None
+            and binding.spec.integration == "concatenation"
+        )
+        for binding in part.bindings
     )
     if not plain or len(kinds) != 1 or part.copies:
-        where = next((b.site.address for b in part.bound), next(iter(part.copies), "its parameters"))
+        where = next((b.site.address for b in part.bindings), next(iter(part.copies), "its parameters"))
         raise CompositionError(
             f"concat: part {part.name!r} at {where} has nothing to put side by side: neither tokens without a gate nor"
             " products of matrices alone",

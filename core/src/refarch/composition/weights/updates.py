@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from refarch.architecture import Layers
-from refarch.composition.running.places import Place, find
+from refarch.composition.running.places import BoundPlace, places_of
 from refarch.engine.adaptation.adaptation import Adaptation
-from refarch.engine.bindings.module import Bound, changes_weights
+from refarch.engine.bindings.module import ModuleBinding
+from refarch.engine.bindings.weight_map import changes_weights
 from refarch.engine.functions.low_rank import LowRank
-from refarch.engine.layers.linear import matrix, take_part
+from refarch.engine.layers.linear import bias_of, matrix, take_part
 from refarch.engine.slots.site import Site
 from refarch.errors import CompositionError
 
@@ -50,23 +51,23 @@ def slot_address(site: Site) -> str:
 
 def low_rank(binding: object) -> LowRank | None:
     """The function of a binding that adds a product of two matrices to a weight, and nothing else; else None."""
-    if not isinstance(binding, Bound) or not isinstance(binding.function, LowRank):
+    if not isinstance(binding, ModuleBinding) or not isinstance(binding.function, LowRank):
         return None
     function = binding.function
     plain = type(function).delta is LowRank.delta and binding.parallel and binding.gate is None
-    return function if plain and not binding.algebra_reason() else None
+    return function if plain and not binding.weight_reason() else None
 
 
 def is_low_rank(part: Adaptation) -> bool:
     """Whether all that an adaptation does is to add products of two matrices to weights."""
-    return bool(part.bound) and not part.copies and all(low_rank(binding) is not None for binding in part.bound)
+    return bool(part.bindings) and not part.copies and all(low_rank(binding) is not None for binding in part.bindings)
 
 
 def weight_reasons(part: Adaptation) -> list[str]:
     """Why what an adaptation does is no change of weights of linear layers; empty if it is."""
     found = [f"{path}: integration form: selection" for path in list(part.copies)[:1]]
-    for binding in part.bound:
-        reason = binding.algebra_reason() if isinstance(binding, Bound) else binding.merge_reason()
+    for binding in part.bindings:
+        reason = binding.weight_reason() if isinstance(binding, ModuleBinding) else binding.merge_reason()
         if reason:
             found.append(f"{binding.site.address}: {reason}")
     return found
@@ -86,12 +87,12 @@ def updates(part: Adaptation) -> Updates:
             "leave rank= out, so that parameters are combined; or combine in each forward pass, with sum(...)",
         )
     found: Updates = {}
-    for place in find({part.name: part}):
+    for place in places_of({part.name: part}):
         found |= _at(place, part)
     return found
 
 
-def _at(place: Place, part: Adaptation) -> Updates:
+def _at(place: BoundPlace, part: Adaptation) -> Updates:
     bindings = [binding for binding in place.bindings[part.name] if changes_weights(binding)]
     sites = {slot_address(binding.site): binding.site for binding in bindings}
     single = [low_rank(binding) for binding in bindings]
@@ -103,7 +104,7 @@ def _at(place: Place, part: Adaptation) -> Updates:
             up, down = (function.up * scale).float(), function.down.float()
             found[slot_address(binding.site)] = Update(up @ down, None, (up, down))
         return found
-    weight, bias = matrix(place.module).float(), getattr(place.module, "bias", None)
+    weight, bias = matrix(place.module).float(), bias_of(place.module)
     own, own_bias = weight, None if bias is None else bias.float()
     for binding in bindings:
         own, own_bias = binding.merged(own, own_bias)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,37 +13,24 @@ from transformers import PreTrainedModel
 
 from refarch.architecture import ModuleSpec, parse_slot
 from refarch.architecture.fingerprint import Fingerprint
-from refarch.engine.adaptation import training_schedule as schedule
+from refarch.engine.adaptation import merge as merging, training
 from refarch.engine.adaptation.plan import Insertion, Plan
-from refarch.engine.bindings.attention.key_value import KeyValueBound
-from refarch.engine.bindings.attention.self_attention import AttendingBound
-from refarch.engine.bindings.inputs import InputsBound
-from refarch.engine.bindings.module import Bound
-from refarch.engine.checkpoints.format import Source
-from refarch.engine.functions.function import Function
+from refarch.engine.bindings.bind import bind
+from refarch.engine.bindings.binding import Binding
+from refarch.engine.checkpoints import provenance, writing
+from refarch.engine.checkpoints.format import Described, Source
+from refarch.engine.functions.core_techniques import HEAD
+from refarch.engine.functions.function import Function, fold
 from refarch.engine.host import selection
-from refarch.engine.host.container import Attached, Tree, compositions_with, refuse_part
+from refarch.engine.host.attachment import Attachment
+from refarch.engine.host.container import Host, Tree, compositions_with, forget, refuse_part, settle
 from refarch.engine.host.fingerprint import fingerprint
+from refarch.engine.host.merged_weights import keep_merged
 from refarch.engine.slots.resolver import Resolver
 from refarch.errors import CompositionError, SlotError
 
-State = Literal["attached", "merged", "detached"]
-HEAD = ModuleSpec(
-    name="head",
-    workspace=("head",),
-    insertion="sequential",
-    integration="selection",
-    input_type="weights",
-    adapted="selection",
-    intra="none",
-    inter="fixed",
-    form="linear",
-    parameters=("*",),
-)
-"""The selection that ``train_head`` adds to any technique."""
 
-
-class Adaptation:
+class Adaptation(Attachment):
     """A technique bound to one model.
 
     Made by :func:`refarch.attach` and :func:`refarch.load`.
@@ -58,6 +45,14 @@ class Adaptation:
         train_head: whether the model's head trains along.
         state: ``attached``, ``merged`` or ``detached``.
     """
+
+    noun = "adaptation"
+    hints = {
+        "merged": "unmerge() first, or commit() to keep the merged weights",
+        "detached": "attach it again with refarch.attach or refarch.load",
+        "attached": "merge() first",
+    }
+    renamed = {"bound": "bindings"}
 
     def __init__(
         self,
@@ -74,24 +69,23 @@ class Adaptation:
     ) -> None:
         self.model, self.resolver, self.family, self.name, self.seed = model, resolver, resolver.family, name, seed
         self.technique, self.source, self.train_head = plan.technique, source, train_head
-        self.state: State = "detached"
         self.folded = folded
-        self._enabled = True
         self.tree = Tree()
         self.insertions: list[Insertion] = plan.insertions
         self.schedules = plan.schedules
-        self.bound: list[Bound | KeyValueBound | InputsBound] = []
+        self.bindings: list[Binding] = []
         self.copies: dict[str, nn.Parameter] = {}
         self.slot_map = {f"{spec.name}.{site.address}": site.end.path for spec, site in plan.sites}
         for insertion in plan.insertions:
             self._place(insertion)
-        selected: dict[str, nn.Parameter] = {}
-        for spec, sites in plan.selections:
-            selected |= selection.select(self, spec, sites)
+        selections = [*plan.selections]
         if train_head:
             if not resolver.head():
                 raise SlotError(f"{type(model).__name__} has no head to train", "leave train_head out")
-            selected |= selection.select(self, HEAD, resolver.resolve([parse_slot("head")], HEAD.layers))
+            selections.append((HEAD, resolver.resolve([parse_slot("head")], HEAD.layers)))
+        selected: dict[str, nn.Parameter] = {}
+        for spec, sites in selections:
+            selected |= selection.select(model, spec, sites, self._head_paths())
         self._bind(selected, trainable)
 
     def _place(self, insertion: Insertion) -> None:
@@ -101,36 +95,27 @@ class Adaptation:
         self.tree.put(f"{spec.name}.{address}", insertion.function)
         if insertion.gate is not None:
             self.tree.put(f"{spec.name}-gate.{address}", insertion.gate)
-        if site.ref.slot.kind == "inputs":
-            self.bound.append(InputsBound(self, spec, site, insertion.function))
-        elif site.ref.slot.kind == "key_value":
-            self.bound.append(KeyValueBound(self, spec, site, insertion.function, insertion.gate))
-        else:
-            kind = AttendingBound if spec.form == "attention" else Bound
-            self.bound.append(kind(self, spec, site, insertion.function, insertion.gate))
+        self.bindings.append(bind(self, spec, site, insertion.function, insertion.gate))
 
     def _bind(self, selected: dict[str, nn.Parameter], trainable: bool) -> None:
         """From here on the model changes."""
-        container = Attached.of(self.model)
-        if container is None:
-            container = Attached(self.model)
-            self.model.add_module("refarch", container)
+        host = settle(self.model)
         if trainable:
-            container.keep_order(self.model)
-        container.training = self.model.training
+            host.keep_order(self.model)
+        host.training = self.model.training
         if not self.model.training:  # modules are made in training mode
             self.tree.train(False)
-        container.add_module(self.name, self.tree)
-        container.order.append(self)
+        host.add_module(self.name, self.tree)
+        host.order.append(self)
         self.state = "attached"
-        done: list[Bound | KeyValueBound | InputsBound] = []
+        done: list[Binding] = []
         try:
-            for binding in self.bound:
-                binding.attach()
+            for binding in self.bindings:
+                binding.attach(self.model)
                 done.append(binding)
-            self.copies = selection.take(self, selected)
+            self.copies = selection.put_copies(self.model, self, selected) if selected else {}
         except BaseException:
-            self.bound = done
+            self.bindings = done
             self.detach()
             raise
         if not trainable:
@@ -178,15 +163,17 @@ class Adaptation:
         Args:
             learning_rate: what the technique's learning rate scales are multiples of.
         """
-        from refarch.engine.adaptation.training import parameter_groups
+        return training.parameter_groups(self.rates(), learning_rate)
 
-        return parameter_groups(self, learning_rate)
+    def rates(self) -> dict[nn.Parameter, float]:
+        """Every trainable parameter and the multiple of the learning rate at which it trains."""
+        return training.rates(self.parameters(), self.insertions, self.technique)
 
     def penalty(self) -> Tensor:
         """What the functions add to the training loss: for each module the mean over its insertions, summed; 0 if none
         adds anything. The platform's trainer does this; a loop of your own adds it to the loss of each optimizer step.
         """
-        return schedule.penalty(self)
+        return training.penalty(self.insertions if self._trains else (), self.model.device)
 
     def after_step(self, step: int, total: int) -> None:
         """Let the modules' schedules act. The platform's trainer does this; in a loop of your own, it stands after
@@ -199,7 +186,12 @@ class Adaptation:
         Raises:
             RefarchError: a schedule's options do not fit the number of steps, or it finds no gradients.
         """
-        schedule.after_step(self, step, total)
+        training.after_step(self.schedules if self._trains else (), step, total)
+
+    @property
+    def _trains(self) -> bool:
+        """Whether it takes part in what is trained now."""
+        return self.state == "attached" and self.enabled
 
     def state_dict(self) -> dict[str, Tensor]:
         """Values of all parameters and buffers by name; shared ones once."""
@@ -226,30 +218,9 @@ class Adaptation:
     # switching -----------------------------------------------------------------------------------------------------
 
     @property
-    def enabled(self) -> bool:
-        """Whether the adaptation takes part in the model's computation."""
-        return self._enabled
-
-    @enabled.setter
-    def enabled(self, value: bool) -> None:
-        self._require("attached", "switch")
-        self._enabled = value
-        selection.refresh(self.model)
-
-    @property
     def active(self) -> bool:
         """Whether it is enabled, and so is each composition that it is a part of."""
         return self._enabled and all(composition.active for composition in compositions_with(self))
-
-    @contextlib.contextmanager
-    def disabled(self) -> Iterator[None]:
-        """While inside, the model computes without this adaptation."""
-        before, self.enabled = self.enabled, False
-        try:
-            yield
-        finally:
-            if self.state == "attached":
-                self.enabled = before
 
     # taking away ---------------------------------------------------------------------------------------------------
 
@@ -259,36 +230,12 @@ class Adaptation:
         Raises:
             CompositionError: it is merged; ``unmerge()`` first, or ``commit()`` to keep the merged weights.
         """
-        self._require("attached", "detach")
+        self.require("attached", "detach")
         refuse_part(self, "detach")
-        for binding in reversed(self.bound):
-            binding.detach()
-        if self.copies:
-            selection.release(self)
-        self._forget()
-
-    def _forget(self, new_base: bool = False) -> None:
-        """Leave the model. ``new_base``: its weights are from now on others than those it was loaded with."""
-        container = Attached.of(self.model)
-        assert container is not None
-        container.order.remove(self)
-        del container._modules[self.name]
-        self.state = "detached"
-        if new_base and not any(adaptation.state == "merged" for adaptation in container.order):
-            container.fingerprint = None
-        if not container.order:
-            del self.model._modules["refarch"]
-            container.give_back(self.model)
-
-    def _require(self, state: State, what: str) -> None:
-        if self.state == state:
-            return
-        hints = {
-            "merged": "unmerge() first, or commit() to keep the merged weights",
-            "detached": "attach it again with refarch.attach or refarch.load",
-            "attached": "merge() first",
-        }
-        raise CompositionError(f"adaptation {self.name!r} is {self.state}; cannot {what} it", hints[self.state])
+        for binding in reversed(self.bindings):
+            binding.detach(self.model)
+        selection.release(self.model, self)
+        forget(self)
 
     # algebra and files ---------------------------------------------------------------------------------------------
 
@@ -299,9 +246,7 @@ class Adaptation:
             in_memory: False to leave out that weights may not be there to be written into: what holds for a model on
                 the meta device, once it has weights.
         """
-        from refarch.engine.adaptation.merge import reasons
-
-        return reasons(self, in_memory)
+        return merging.reasons(self, self.bindings, self.copies, in_memory)
 
     def merge(self) -> None:
         """Write the adaptation into the base weights; the forward pass is then the plain model's.
@@ -311,11 +256,11 @@ class Adaptation:
         Raises:
             CompositionError: the algebra does not allow it; names the slot and the reason. Nothing was changed.
         """
-        from refarch.engine.adaptation.merge import merge
-
-        self._require("attached", "merge")
+        self.require("attached", "merge")
         refuse_part(self, "merge")
-        merge(self)
+        self.base_fingerprint()  # of the base as it is before
+        merging.merge(self, self.bindings, self.copies)
+        self.state = "merged"
 
     def unmerge(self) -> None:
         """Put the base weights back, bit for bit, and bind the functions again.
@@ -323,17 +268,16 @@ class Adaptation:
         Raises:
             CompositionError: another adaptation was merged into the same weights since.
         """
-        from refarch.engine.adaptation.merge import unmerge
-
-        self._require("merged", "unmerge")
-        unmerge(self)
+        self.require("merged", "unmerge")
+        merging.unmerge(self, self.bindings, self.copies)
+        self.state = "attached"
+        selection.refresh(self.model)
 
     def commit(self) -> None:
         """Keep the merged weights for good and forget the adaptation; what remains is a plain model."""
-        from refarch.engine.adaptation.merge import commit
-
-        self._require("merged", "commit")
-        commit(self)
+        self.require("merged", "commit")
+        keep_merged(self)
+        forget(self, new_base=True)
 
     def save(self, folder: str | Path, *, for_training: bool = False) -> Path:
         """Save to a folder: tensors as safetensors, everything else as JSON. Overwriting is atomic.
@@ -348,9 +292,8 @@ class Adaptation:
         Raises:
             SaveError: writing failed; what was saved there before is untouched.
         """
-        from refarch.engine.checkpoints.writing import save
-
-        return save(self, Path(folder), for_training=for_training)
+        tensors, metadata = self.saved_state(for_training=for_training)
+        return writing.write(Path(folder), self._described(tensors, for_training), tensors, metadata)
 
     def saved_state(self, *, for_training: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
         """What :meth:`save` writes into the tensor file: the tensors by name, and the file's metadata.
@@ -360,9 +303,8 @@ class Adaptation:
         Args:
             for_training: as in :meth:`save`.
         """
-        from refarch.engine.checkpoints.writing import contents
-
-        return contents(self, for_training=for_training)
+        tensors = self._folded() if self._folds(for_training) else self.state_dict()
+        return tensors, {"format": "refarch", "technique": self.technique.name}
 
     def saved_bytes(self, *, for_training: bool = False) -> int:
         """How many bytes :meth:`save` writes, both files together. Exact, without writing; on the meta device too.
@@ -370,18 +312,47 @@ class Adaptation:
         Args:
             for_training: as in :meth:`save`.
         """
-        from refarch.engine.checkpoints.writing import size
+        tensors, metadata = self.saved_state(for_training=for_training)
+        return writing.size(self._described(tensors, for_training), tensors, metadata)
 
-        return size(self, for_training=for_training)
+    def _folds(self, for_training: bool) -> bool:
+        """Whether saving drops what only training needs."""
+        train_only = any(insertion.spec.train_only for insertion in self.insertions)
+        return train_only and not for_training and not self.folded
+
+    def _folded(self) -> dict[str, Tensor]:
+        tensors = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("base:")}
+        tree = deepcopy(self.tree)
+        fold(tree)
+        own = [*tree.named_parameters(), *tree.named_buffers()]  # what is shared once, unlike in a state dict
+        return tensors | {name: tensor.detach() for name, tensor in own}
+
+    def _described(self, tensors: Mapping[str, Tensor], for_training: bool) -> Described:
+        """Everything that a checkpoint holds but the tensors."""
+        return Described(
+            name=self.name,
+            technique=self.technique,
+            source=self.source,
+            family=self.family.name,
+            seed=self.seed,
+            train_head=self.train_head,
+            folded=self._folds(for_training) or self.folded,
+            base=self.base_fingerprint(),
+            auto_class=provenance.auto_class(self.model, self.family),
+            labels=provenance.labels(self.model),
+            versions=provenance.versions(self.technique.technique, self.source, self.family),
+            slot_map=self.slot_map,
+            shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        )
 
     def base_fingerprint(self) -> Fingerprint:
         """The identity of the base that this adaptation belongs to."""
-        container = Attached.of(self.model)
-        if container is None:
+        host = Host.of(self.model)
+        if host is None:
             return fingerprint(self.model, self._head_paths())
-        if container.fingerprint is None:
-            container.fingerprint = fingerprint(self.model, self._head_paths())
-        return container.fingerprint
+        if host.fingerprint is None:
+            host.fingerprint = fingerprint(self.model, self._head_paths())
+        return host.fingerprint
 
     def _head_paths(self) -> list[str]:
         return [place.path for place in self.resolver.head()]
@@ -389,3 +360,9 @@ class Adaptation:
     def __repr__(self) -> str:
         model = type(self.model).__name__
         return f"<Adaptation {self.name!r}: {self.technique.name} on {model}, {self.count():,} trainable, {self.state}>"
+
+
+def adaptations(model: nn.Module) -> tuple[Adaptation, ...]:
+    """The adaptations on a model, in the order of attachment."""
+    host = Host.of(model)
+    return tuple(own for own in host.order if isinstance(own, Adaptation)) if host else ()

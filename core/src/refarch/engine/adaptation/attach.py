@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, overload
 
 import torch
@@ -12,7 +13,7 @@ from refarch.architecture import ConfiguredTechnique, FamilySpec, TechniqueSpec
 from refarch.engine.adaptation import plan as planning
 from refarch.engine.adaptation.adaptation import Adaptation
 from refarch.engine.bindings.gradients import refuse_without_gradients
-from refarch.engine.checkpoints import provenance as origin
+from refarch.engine.checkpoints import provenance
 from refarch.engine.checkpoints.format import Source
 from refarch.engine.host.container import taken_names, unused_name
 from refarch.engine.slots.resolver import Resolver
@@ -37,6 +38,7 @@ def attach(
     dtype: torch.dtype | None = None,
     family: FamilySpec | None = None,
     registry: Registry | None = None,
+    _source: Source | None = None,
     **options: Any,
 ) -> Adaptation | tuple[Adaptation, ...]:
     """Attach a technique to a transformers model, which stays what it is; its base parameters are frozen.
@@ -72,26 +74,24 @@ def attach(
             )
         common: dict[str, Any] = {"seed": seed, "trainable": trainable, "dtype": dtype, "registry": registry}
         done: list[Adaptation] = []
-        try:
+        with ExitStack() as undo:
             for item in technique:
                 done.append(attach(model, item, family=family, train_head=train_head and not done, **common))
-        except BaseException:
-            for adaptation in reversed(done):
-                adaptation.detach()
-            raise
+                undo.callback(done[-1].detach)
+            undo.pop_all()
         return tuple(done)
-    configured, source = _configured(technique, options, registry)
-    resolver = Resolver(model, family or _family(model, registry))
-    label = _label(model, name, configured.name)
-    plan = planning.build(resolver, configured, seed, dtype, _device(model))
-    _check_training(model, plan, trainable)
+    configured, source = _configured(technique, options, registry, _source)
+    resolver = Resolver(model, family or family_of(model, registry))
+    label = label_for(model, name, configured.name)
+    plan = planning.build(resolver, configured, seed, dtype, device_of(model))
+    refuse_untrainable(model, plan, trainable)
     return Adaptation(
         model, resolver, plan, name=label, seed=seed, source=source, train_head=train_head, trainable=trainable
     )
 
 
 def _configured(
-    technique: Technique, options: dict[str, Any], registry: Registry | None
+    technique: Technique, options: dict[str, Any], registry: Registry | None, known: Source | None
 ) -> tuple[ConfiguredTechnique, Source]:
     if isinstance(technique, str):
         registry = registry or default_registry()
@@ -102,10 +102,11 @@ def _configured(
         return technique.configure(options), Source()
     if options:
         raise SpecError(f"technique {technique.name!r} has its options decided; {sorted(options)} come too late")
-    return technique, origin.source(technique, registry or default_registry())
+    return technique, known or provenance.source(technique, registry or default_registry())
 
 
-def _family(model: PreTrainedModel, registry: Registry | None) -> FamilySpec:
+def family_of(model: PreTrainedModel, registry: Registry | None) -> FamilySpec:
+    """The table of a model's family, by its type, among the installed plugins."""
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind is None:
         raise UsageError(
@@ -114,13 +115,18 @@ def _family(model: PreTrainedModel, registry: Registry | None) -> FamilySpec:
     return (registry or default_registry()).family_for(str(kind))
 
 
-def _check_training(model: PreTrainedModel, plan: planning.Plan, trainable: bool) -> None:
+def refuse_untrainable(model: PreTrainedModel, plan: planning.Plan, trainable: bool) -> None:
     """A head trains without gradients through what is below it; anything else needs them."""
     if trainable and any(site.ref.slot.kind != "head" for _, site in plan.sites):
         refuse_without_gradients(model)
 
 
-def _label(model: PreTrainedModel, name: str | None, default: str) -> str:
+def label_for(model: PreTrainedModel, name: str | None, default: str) -> str:
+    """The name of a new adaptation on a model: the wanted one, or one like the default.
+
+    Raises:
+        CompositionError: the wanted one cannot be had.
+    """
     if name is None:
         name = unused_name(model, default)
     taken = taken_names(model)
@@ -132,5 +138,6 @@ def _label(model: PreTrainedModel, name: str | None, default: str) -> str:
     return name
 
 
-def _device(model: PreTrainedModel) -> torch.device:
+def device_of(model: PreTrainedModel) -> torch.device:
+    """Where new parameters go."""
     return next(model.parameters()).device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -12,14 +13,13 @@ from transformers import PreTrainedModel
 from refarch.architecture import ConfiguredTechnique, FamilySpec, Layers, TechniqueSpec
 from refarch.architecture.fingerprint import Fingerprint
 from refarch.engine.adaptation import plan as planning
-from refarch.engine.adaptation.adaptation import Adaptation
-from refarch.engine.adaptation.attach import _check_training, _device, _family, _label
-from refarch.engine.checkpoints import provenance as origin
-from refarch.engine.checkpoints.format import Checkpoint, compare
+from refarch.engine.adaptation.adaptation import Adaptation, adaptations
+from refarch.engine.adaptation.attach import device_of, family_of, label_for, refuse_untrainable
+from refarch.engine.checkpoints.format import Checkpoint, refuse_differences
+from refarch.engine.checkpoints.provenance import import_paths
 from refarch.engine.checkpoints.reading import read
 from refarch.engine.functions.core_techniques import CORE_TECHNIQUES
 from refarch.engine.functions.function import Function, fold
-from refarch.engine.host.container import adaptations
 from refarch.engine.host.fingerprint import fingerprint
 from refarch.engine.slots.resolver import Resolver
 from refarch.errors import CheckpointError, RefarchError
@@ -56,39 +56,37 @@ def load(
     """
     if (Path(folder) / "composition.json").is_file():
         raise CheckpointError(f"{folder} holds a composition of several", "load it with refarch.load_composition")
-    saved, tensors = read(Path(folder))
-    if isinstance(technique, ConfiguredTechnique):
-        configured = technique
-    else:
-        given = CORE_TECHNIQUES.get(saved.technique.name) if technique is None else technique
-        configured = trusted_technique(saved, given, registry)
-    resolver = Resolver(model, family or _family(model, registry))
-    present = adaptations(model)
-    base = present[0].base_fingerprint() if present else fingerprint(model, [place.path for place in resolver.head()])
-    check_base(saved, base, any_base)
-    plan = planned(resolver, configured, saved, _device(model))
-    _check_training(model, plan, trainable)
-    label = _label(model, name, saved.name)
-    adaptation = Adaptation(
-        model,
-        resolver,
-        plan,
-        name=label,
-        seed=saved.seed,
-        source=saved.source,
-        train_head=saved.train_head,
-        trainable=trainable,
-        folded=saved.folded,
-    )
-    try:
+    saved, tensors = read(Path(folder))  # nothing of it is believed
+    wanted = technique if isinstance(technique, ConfiguredTechnique) else trusted_technique(saved, technique, registry)
+    resolver = Resolver(model, family or family_of(model, registry))
+    check_base(saved, _fingerprint(model, resolver), any_base)
+    plan = planned(resolver, wanted, saved, device_of(model))
+    refuse_untrainable(model, plan, trainable)
+    label = label_for(model, name, saved.name)
+    with ExitStack() as undo:
+        adaptation = Adaptation(
+            model,
+            resolver,
+            plan,
+            name=label,
+            seed=saved.seed,
+            source=saved.source,
+            train_head=saved.train_head,
+            trainable=trainable,
+            folded=saved.folded,
+        )
+        undo.callback(adaptation.detach)
         resize(adaptation.tree, saved)
-        shapes = {key: tuple(tensor.shape) for key, tensor in adaptation.state_dict().items()}
-        check_fits(saved, adaptation.slot_map, shapes)
+        check_fits(saved, adaptation.slot_map, {name: tuple(t.shape) for name, t in adaptation.state_dict().items()})
         adaptation.load_state_dict(tensors)
-    except BaseException:
-        adaptation.detach()
-        raise
+        undo.pop_all()
     return adaptation
+
+
+def _fingerprint(model: PreTrainedModel, resolver: Resolver) -> Fingerprint:
+    """Of the base as it is below whatever is attached or merged."""
+    present = adaptations(model)
+    return present[0].base_fingerprint() if present else fingerprint(model, [place.path for place in resolver.head()])
 
 
 SLACK = (2**16, 2**28)
@@ -110,11 +108,12 @@ def trusted_technique(
     """
     wanted = checkpoint.technique
     registry = registry or default_registry()
-    installed = registry.technique(wanted.name) if trusted is None else trusted
-    strange = origin.import_paths(wanted.technique) - origin.import_paths(installed, presets=True)
+    own = CORE_TECHNIQUES.get(wanted.name) if trusted is None else trusted
+    known = registry.technique(wanted.name) if own is None else own
+    strange = import_paths(wanted.technique) - import_paths(known, presets=True)
     if strange:
-        here = "the given spec"
-        if trusted is None:
+        here = "this refarch" if trusted is None else "the given spec"
+        if own is None:
             found = registry.find("technique", wanted.name)
             here = f"the installed {found.distribution} {found.version}"
         raise CheckpointError(
@@ -200,7 +199,7 @@ def start_from(adaptation: Adaptation, folder: Path) -> None:
     """
     saved, tensors = read(folder)
     check_base(saved, adaptation.base_fingerprint(), False)
-    compare("slots", saved.slot_map, adaptation.slot_map, folder)
+    refuse_differences("slots", saved.slot_map, adaptation.slot_map, folder)
     heads = tuple(f"base:{place.path}." for place in adaptation.resolver.head())
     own = adaptation.state_dict()
     shared = {name: tensor for name, tensor in tensors.items() if name in own or not name.startswith(heads)}
@@ -210,7 +209,7 @@ def start_from(adaptation: Adaptation, folder: Path) -> None:
         raise CheckpointError(
             f"{folder} was saved without what only training needs", "save it with for_training=True to start from it"
         )
-    compare("shapes", there, here, folder)
+    refuse_differences("shapes", there, here, folder)
     for name, tensor in wanted.items():
         tensor.copy_(tensors[name])
 
@@ -229,6 +228,6 @@ def check_fits(checkpoint: Checkpoint, adaptation_map: dict[str, str], shapes: d
     Raises:
         CheckpointError: with the differences.
     """
-    compare("slots", checkpoint.slot_map, adaptation_map, checkpoint.name)
+    refuse_differences("slots", checkpoint.slot_map, adaptation_map, checkpoint.name)
     saved = {name: str(tuple(shape)) for name, shape in checkpoint.shapes.items()}
-    compare("shapes", saved, {name: str(tuple(shape)) for name, shape in shapes.items()}, checkpoint.name)
+    refuse_differences("shapes", saved, {name: str(tuple(shape)) for name, shape in shapes.items()}, checkpoint.name)

@@ -2,81 +2,67 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
+from refarch.engine.bindings.binding import Binding
+from refarch.engine.bindings.carrier import Carrier
 from refarch.engine.bindings.dispatch import Dispatcher
-from refarch.engine.bindings.module import Bound, Carrier
+from refarch.engine.bindings.module import ModuleBinding
 from refarch.engine.host import selection
-from refarch.engine.host.merged_weights import (
-    Kept,
-    Merged,
-    _forget,
-    _log,
-    _overlap,
-    copies_in_place,
-    give_back,
-    tied,
-)
-from refarch.engine.layers.linear import read_weight, write_weight
+from refarch.engine.host.attachment import Attachment
+from refarch.engine.host.merged_weights import NewWeight, give_back, not_its_own, write_merged
+from refarch.engine.layers.linear import bias_of, read_weight
 from refarch.engine.layers.quantised import quantised
 from refarch.errors import CompositionError
 
-if TYPE_CHECKING:
-    from refarch.composition.composition import Composition
-    from refarch.engine.adaptation.adaptation import Adaptation
-
-    Owner: TypeAlias = Adaptation | Composition
-    """What is merged."""
+Copies = Mapping[str, nn.Parameter]
 
 
-def reasons(adaptation: Adaptation, in_memory: bool = True) -> list[str]:
-    """See :meth:`Adaptation.merge_reasons`."""
+def reasons(owner: Attachment, bindings: Sequence[Binding], copies: Copies, in_memory: bool = True) -> list[str]:
+    """Why something cannot be merged into the base weights; empty if it can, exactly.
+
+    Args:
+        owner: what is to be merged.
+        bindings: its own.
+        copies: what it selects, by path.
+        in_memory: whether a weight that is not in memory counts as a reason.
+    """
     found = []
-    twice = tied(adaptation.model)
-    copied = copies_in_place(adaptation.model)
-    for binding in adaptation.bound:
+    foreign = not_its_own(owner.model)
+    for binding in bindings:
         reason = binding.merge_reason(in_memory)
-        if not reason and isinstance(binding, Bound):
-            reason = _not_its_own(binding, twice, copied) or _order(binding)
+        if not reason and isinstance(binding, ModuleBinding):
+            written = (foreign(binding.site.end.module, name) for name in binding.weights.writes())
+            reason = next(filter(None, written), "") or _order(binding)
         if reason:
             found.append(f"{binding.site.address}: {reason}")
-    for path in adaptation.copies:
-        owners = [other for other, _ in selection.selected(adaptation.model)[path].copies]
+    for path in copies:
+        owners = [other for other, _ in selection.selected(owner.model)[path].copies]
         if len(owners) > 1:
-            found.append(f"{path}: several adaptations select it ({', '.join(o.name for o in owners)})")
+            found.append(f"{path}: several adaptations select it ({', '.join(other.name for other in owners)})")
     return found
 
 
-def _not_its_own(binding: Bound, twice: dict[int, str], copied: set[int]) -> str:
-    """Why what the merge would write into does not belong to the layer alone; empty if it does."""
-    for name in binding.writes():
-        parameter = binding.site.end.module._parameters.get(name)
-        if parameter is None:
-            continue
-        if id(parameter) in twice:
-            return f"its {name} is tied: it stands at {twice[id(parameter)]}"
-        if id(parameter) in copied:
-            return f"a selection trains a copy of its {name}; merge or detach that first"
-    return ""
-
-
-def _order(binding: Bound) -> str:
-    dispatcher = Dispatcher.of(binding.site.end.module)
-    assert dispatcher is not None
-    for other in dispatcher.inner_to(binding):
+def _order(binding: ModuleBinding) -> str:
+    """Why something that was attached before has to be merged or detached first; empty if it has not."""
+    for other in Dispatcher.there(binding.site.end.module).inner_to(binding):
         if isinstance(other, Carrier) and binding.site.ref.side == "input":
             return (
                 f"adaptation {other.owner.name!r} was attached before and reads this layer's input as rescaled here;"
                 f" detach {other.owner.name!r} first"
             )
-        if not isinstance(other, (Bound, Carrier)):
-            if other.owner.status == "merged":  # type: ignore[attr-defined]
+        if not isinstance(other, (ModuleBinding, Carrier)):
+            if other.owner.state == "merged":
                 continue  # it is in the weights already
             return "a composition was attached before and runs inside it; detach that first"
-        if isinstance(other, Bound) and other.owner is not binding.owner and not binding.commutes(other):
+        if (
+            isinstance(other, ModuleBinding)
+            and other.owner is not binding.owner
+            and not binding.weights.commutes(other.weights)
+        ):
             return (
                 f"adaptation {other.owner.name!r} ({other.spec.integration}) was attached before and does not commute"
                 f" with {binding.spec.integration}; merge {other.owner.name!r} first"
@@ -84,11 +70,11 @@ def _order(binding: Bound) -> str:
     return ""
 
 
-def _instead(adaptation: Adaptation) -> str:
+def _instead(bindings: Sequence[Binding]) -> str:
     """What is safe in place of merging."""
     keep = "keep it attached: the model computes the same with it, at the cost of the extra operations"
-    blocked = [binding for binding in adaptation.bound if binding.merge_reason()]
-    if not all(isinstance(b, Bound) and not b.algebra_reason() and quantised(b.site.end.module) for b in blocked):
+    blocked = [binding for binding in bindings if binding.merge_reason()]
+    if not all(not binding.weight_reason() and quantised(binding.site.end.module) for binding in blocked):
         return keep
     return keep + (
         "; or load the base without quantisation, refarch.load the saved adaptation onto that, and merge there (the"
@@ -97,79 +83,65 @@ def _instead(adaptation: Adaptation) -> str:
 
 
 @torch.no_grad()
-def merge(adaptation: Adaptation) -> None:
-    """See :meth:`Adaptation.merge`."""
-    problems = reasons(adaptation)
+def merge(owner: Attachment, bindings: Sequence[Binding], copies: Copies) -> None:
+    """Write bindings and copies into the base weights, and take them off the model.
+
+    Raises:
+        CompositionError: the algebra does not allow it; names the slot and the reason. Nothing was changed.
+    """
+    refuse_unmergeable(owner, reasons(owner, bindings, copies), _instead(bindings))
+    by_module: dict[nn.Module, list[ModuleBinding]] = {}
+    for binding in bindings:
+        assert isinstance(binding, ModuleBinding)
+        by_module.setdefault(binding.site.end.module, []).append(binding)
+    merged = write_merged(owner, [_new_weight(module, own) for module, own in by_module.items()])
+    for binding in bindings:
+        binding.detach(owner.model)
+    merged.selected = selection.commit(owner.model, owner)
+    selection.release(owner.model, owner)
+
+
+def refuse_unmergeable(owner: Attachment, problems: Sequence[str], instead: str) -> None:
+    """Stop before anything is written.
+
+    Raises:
+        CompositionError: there are reasons against it.
+    """
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CompositionError(
-            f"adaptation {adaptation.name!r} does not merge: " + "; ".join(problems[:3]) + more,
-            _instead(adaptation),
+            f"{owner.noun} {owner.name!r} does not merge: " + "; ".join(problems[:3]) + more, instead
         )
-    adaptation.base_fingerprint()  # of the base as it is before
-    by_module: dict[nn.Module, list[Bound]] = {}
-    for binding in adaptation.bound:
-        assert isinstance(binding, Bound)
-        by_module.setdefault(binding.site.end.module, []).append(binding)
-    new: Kept = []
-    for module, bindings in by_module.items():
-        weight, bias = read_weight(module).float(), getattr(module, "bias", None)
-        bias = None if bias is None else bias.float()
-        for binding in bindings:
-            weight, bias = binding.merged(weight, bias)
-        dtype = read_weight(module).dtype  # a half-precision weight may overflow only here
-        finite = [bool(torch.isfinite(tensor.to(dtype)).all()) for tensor in (weight, bias) if tensor is not None]
-        if not all(finite):
-            raise CompositionError(f"{bindings[0].site.address}: the merged weight is not finite; nothing was changed")
-        new.append((module, weight, bias))
-    kept: Kept = []
-    for module, weight, bias in new:
-        own_bias = getattr(module, "bias", None)
-        kept.append((module, read_weight(module).clone(), None if own_bias is None else own_bias.clone()))
-        write_weight(module, weight, bias)
-    for binding in adaptation.bound:
-        binding.detach()
-    before = selection.commit(adaptation) if adaptation.copies else {}
-    if adaptation.copies:
-        selection.release(adaptation)
-    adaptation.state = "merged"
-    _log(adaptation).append((adaptation, Merged(kept, before)))
+
+
+def _new_weight(module: nn.Module, bindings: Sequence[ModuleBinding]) -> NewWeight:
+    """What a layer's weight becomes by its bindings, one after another."""
+    bias = bias_of(module)
+    weight, bias = read_weight(module).float(), None if bias is None else bias.float()
+    for binding in bindings:
+        weight, bias = binding.merged(weight, bias)
+    return NewWeight(bindings[0].site.address, module, weight, bias)
 
 
 @torch.no_grad()
-def unmerge(adaptation: Adaptation) -> None:
-    """See :meth:`Adaptation.unmerge`."""
-    own = give_back(adaptation)
-    parameters = dict(adaptation.model.named_parameters())
+def unmerge(owner: Attachment, bindings: Sequence[Binding], copies: Copies) -> None:
+    """Put the base weights back, bit for bit, and bind the functions again.
+
+    Raises:
+        CompositionError: another adaptation was merged into the same weights since.
+    """
+    own = give_back(owner)
+    parameters = dict(owner.model.named_parameters())
     for path, tensor in own.selected.items():
         parameters[path].copy_(tensor)
-    adaptation.state = "attached"
-    for binding in adaptation.bound:
-        binding.attach()
+    for binding in bindings:
+        binding.attach(owner.model)
         _innermost(binding)
-    found = {path: parameters[path] for path in adaptation.copies}
-    selection.take(adaptation, found, adaptation.copies)
+    selection.put_copies(owner.model, owner, {path: parameters[path] for path in copies}, copies)
 
 
-def _innermost(binding: object) -> None:
+def _innermost(binding: Binding) -> None:
     """A merged map is inside all others; unmerged, it goes on being there, after the adaptation's own before it."""
-    assert isinstance(binding, Bound)
-    dispatcher = Dispatcher.of(binding.site.end.module)
-    assert dispatcher is not None
-    own = [other for other in dispatcher.bindings if getattr(other, "owner", None) is binding.owner]
+    dispatcher = Dispatcher.there(binding.site.end.module)
+    own = [other for other in dispatcher.bindings if other.owner is binding.owner]
     dispatcher.move(binding, len(own) - 1)
-
-
-def commit(adaptation: Adaptation) -> None:
-    """See :meth:`Adaptation.commit`."""
-    log = _log(adaptation)
-    position = next(i for i, (owner, _) in enumerate(log) if owner is adaptation)
-    for earlier, merged in log[:position]:
-        if _overlap(log[position][1], merged):
-            raise CompositionError(
-                f"adaptation {earlier.name!r} was merged into the same weights before; unmerging it would take this"
-                " one out too",
-                f"commit {earlier.name!r} first",
-            )
-    _forget(adaptation, log)
-    adaptation._forget(new_base=True)

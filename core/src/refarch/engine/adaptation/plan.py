@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from refarch.architecture import ConfiguredTechnique, ModuleSpec, parse_slot
 from refarch.engine.bindings.dispatch import Dispatcher
-from refarch.engine.bindings.module import changes_weights
-from refarch.engine.functions.experts import mixture, own_functions, own_parameters
-from refarch.engine.functions.function import Function, SlotShape
+from refarch.engine.bindings.weight_map import changes_weights
+from refarch.engine.functions.experts import mixture
+from refarch.engine.functions.function import Function, SlotShape, own_parameters
 from refarch.engine.functions.gate import GateModule
 from refarch.engine.functions.schedule import Schedule
-from refarch.engine.layers.linear import matrix, take_part, unreadable_reason, widths
+from refarch.engine.layers.linear import bias_of, matrix, take_part, unreadable_reason, widths
 from refarch.engine.slots.resolver import Resolver
 from refarch.engine.slots.site import Site
 from refarch.errors import PluginError, RefarchError, SlotError, SpecError
@@ -111,7 +111,7 @@ def _schedules(technique: ConfiguredTechnique, insertions: list[Insertion]) -> l
             f"{item.site.address}.{prefix}".rstrip("."): function
             for item in insertions
             if item.spec.name == spec.name
-            for prefix, function in own_functions(item.function)
+            for prefix, function in item.function.members()
         }
         if spec.schedule and own:
             schedules.append(_build(_class(spec.schedule, Schedule), own, technique, spec, "its schedule"))
@@ -139,9 +139,9 @@ def _weight_so_far(site: Site) -> Tensor:
     """The weight of the map that the adaptations before have made of the layer; the base's own if that map is none."""
     dispatcher = Dispatcher.of(site.end.module)
     before: list[Any] = [b for b in dispatcher.running if b.enabled and changes_weights(b)] if dispatcher else []
-    if not before or unreadable_reason(site.end.module) or any(binding.algebra_reason() for binding in before):
+    if not before or unreadable_reason(site.end.module) or any(binding.weight_reason() for binding in before):
         return site.shape.weight()
-    weight, bias = matrix(site.end.module), getattr(site.end.module, "bias", None)
+    weight, bias = matrix(site.end.module), bias_of(site.end.module)
     for binding in before:
         weight, bias = binding.merged(weight, bias)
     return take_part(weight, site.end.part, 0).to(torch.float32, copy=True)
@@ -238,7 +238,7 @@ def _share(spec: ModuleSpec, site: Site, function: Function, shared: dict[tuple[
         "within layer": (stack, site.shape.layer),
         "across layers": (stack, str(site.ref)),
     }.get(spec.sharing, ())
-    for prefix, own in own_functions(function):
+    for prefix, own in function.members():
         for name in spec.shared:
             owner, _, leaf = name.rpartition(".")
             module = own.get_submodule(owner)

@@ -14,20 +14,17 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from refarch.engine.bindings.hooks import Method, find_cache
-from refarch.engine.slots.resolver import submodule
+from refarch.engine.bindings.hooks import CopiedMethod, find_cache
+from refarch.engine.bindings.owner import Owner
 from refarch.engine.slots.site import Site
 from refarch.errors import CompositionError
 
-if TYPE_CHECKING:
-    from refarch.engine.adaptation.adaptation import Adaptation
-
-Checkpoint = Callable[..., Any]
+CheckpointFunction = Callable[..., Any]
 """(function, its arguments) -> what it returns, to be computed again in the backward pass."""
 
 _KEY = "_refarch_context"
@@ -43,7 +40,7 @@ def reads_encoder(site: Site) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
+class StackCall:
     """What the tokens of one call of a stack are.
 
     Attributes:
@@ -59,7 +56,7 @@ class Call:
     earlier: int
     shape: tuple[int, int]
 
-    def at(self, rows: Callable[[int], Tensor]) -> Call:
+    def at(self, rows: Callable[[int], Tensor]) -> StackCall:
         """The same of some rows.
 
         Args:
@@ -69,10 +66,10 @@ class Call:
             mask if mask is None or mask.shape[0] == 1 else mask[rows(mask.shape[0]).to(mask.device)]
             for mask in (self.real, self.of_encoder)
         )
-        return Call(real, of_encoder, self.earlier, (len(rows(self.shape[0])), self.shape[1]))
+        return StackCall(real, of_encoder, self.earlier, (len(rows(self.shape[0])), self.shape[1]))
 
 
-class Context:
+class StackHooks:
     """The hooks of one stack.
 
     Args:
@@ -84,14 +81,14 @@ class Context:
 
     def __init__(self, stack: nn.Module) -> None:
         self.stack = stack
-        self.users: list[Tokens] = []
+        self.users: list[SiteTokens] = []
         self.names = list(inspect.signature(stack.forward).parameters)
-        self.call: Call | None = None
-        self.checkpointed: list[tuple[nn.Module, Checkpoint]] = []
+        self.call: StackCall | None = None
+        self.checkpointed: list[tuple[nn.Module, CheckpointFunction]] = []
         stack.__dict__[_KEY] = self
         self.handles = [
-            stack.register_forward_pre_hook(Method(self, "begin"), with_kwargs=True),
-            stack.register_forward_hook(Method(self, "end"), always_call=True),
+            stack.register_forward_pre_hook(CopiedMethod(self, "begin"), with_kwargs=True),
+            stack.register_forward_hook(CopiedMethod(self, "end"), always_call=True),
         ]
 
     def remove(self) -> None:
@@ -101,14 +98,14 @@ class Context:
         del self.stack.__dict__[_KEY]
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note what the stack gets. Tokens that were put in front are in it: that hook runs before all others."""
+        """Note what the stack gets. SiteTokens that were put in front are in it: that hook runs before all others."""
         if not any(user.enabled for user in self.users):
             return
         values = {**dict(zip(self.names, args, strict=False)), **kwargs}
         tokens = values.get("inputs_embeds") if values.get("input_ids") is None else values["input_ids"]
         assert tokens is not None
         cache = find_cache(values.values())
-        self.call = Call(
+        self.call = StackCall(
             _real(values.get("attention_mask")),
             _real(values.get("encoder_attention_mask")),
             int(cache.get_seq_length()) if cache is not None else 0,
@@ -132,10 +129,12 @@ class Context:
                 self.checkpointed.append((each, function))
                 each.__dict__[_CHECKPOINT] = functools.partial(self._checkpoint, function)
 
-    def _checkpoint(self, checkpoint: Checkpoint, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _checkpoint(
+        self, checkpoint: CheckpointFunction, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         return checkpoint(functools.partial(self._within, self.call, function), *args, **kwargs)
 
-    def _within(self, call: Call | None, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _within(self, call: StackCall | None, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a function in the call that it was first run in."""
         before, self.call = self.call, call
         try:
@@ -144,7 +143,7 @@ class Context:
             self.call = before
 
 
-class Tokens:
+class SiteTokens:
     """What a binding asks about the tokens at its site.
 
     Args:
@@ -152,12 +151,10 @@ class Tokens:
         site: its place, within a layer or after the last one.
     """
 
-    def __init__(self, owner: Adaptation, site: Site) -> None:
+    def __init__(self, owner: Owner, site: Site) -> None:
         self.owner, self.site = owner, site
-        assert site.stack is not None
-        stack = submodule(owner.resolver.base, site.stack.module)
-        assert stack is not None
-        self.stack = stack
+        assert site.stack_module is not None
+        self.stack = site.stack_module
         self.rows: Callable[[int], Tensor] | None = None
         """Of a binding that gets some rows of the batch: gives their indices among so many; None where it gets all."""
 
@@ -170,23 +167,23 @@ class Tokens:
         """Put the hooks at the stack, if nobody has yet."""
         context = self.stack.__dict__.get(_KEY)
         if context is None:
-            context = Context(self.stack)
+            context = StackHooks(self.stack)
         context.users.append(self)
 
     def detach(self) -> None:
         """Take them away, if nobody else needs them."""
-        context: Context = self.stack.__dict__[_KEY]
+        context: StackHooks = self.stack.__dict__[_KEY]
         context.users.remove(self)
         if not context.users:
             context.remove()
 
-    def call(self) -> Call:
+    def call(self) -> StackCall:
         """The call that the stack is in.
 
         Raises:
             CompositionError: it is in none.
         """
-        call: Call | None = self.stack.__dict__[_KEY].call
+        call: StackCall | None = self.stack.__dict__[_KEY].call
         if call is None:
             raise CompositionError(
                 f"{self.site.address}: which tokens are real is known within a call of the model, and this is none",

@@ -8,93 +8,49 @@ module's ``forward`` on the instance: class, parameter names, and hooks that oth
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
-from refarch.engine.bindings.seam import Binding, Group, Inner, arranged
+from refarch.engine.bindings.seam import Inner, LayerMap, Seam
 from refarch.errors import CompositionError
 
 
-class Dispatcher:
+class Dispatcher(Seam):
     """Runs the bindings of one module.
 
     Args:
         module: the module whose ``forward`` is taken over.
     """
 
+    key = "_refarch_dispatcher"
+
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.bindings: list[Binding] = []
-        self.groups: list[Group] = []
-        self.running: list[Binding] = self.bindings
-        """What a call runs, innermost first: the bindings, with each group in the place of those that it covers."""
+        super().__init__(module)
         self.previous: Callable[..., Any] | None = module.__dict__.get("forward")
         # Whoever wrapped forward before may take that back later, and the dispatcher with it.
         self.guard = None if self.previous is None else module.register_forward_pre_hook(_refuse_bypass)
+        module.__dict__["forward"] = self
 
     @classmethod
-    def of(cls, module: nn.Module) -> Dispatcher | None:
-        """The dispatcher of a module, or None. One that was wrapped by others since is found too."""
-        found = module.__dict__.get("_refarch_dispatcher")
-        return found if isinstance(found, cls) else None
+    def at(cls, module: nn.Module) -> Self:
+        """The dispatcher of a module, put there if need be. One that was wrapped by others since is found too."""
+        return cls.of(module) or cls(module)
 
-    @classmethod
-    def at(cls, module: nn.Module) -> Dispatcher:
-        """The dispatcher of a module, put there if need be."""
-        found = cls.of(module)
-        if found is None:
-            found = cls(module)
-            module.__dict__["_refarch_dispatcher"] = found
-            module.__dict__["forward"] = found
-        return found
-
-    def add(self, binding: Binding) -> None:
-        """Put a binding outermost."""
-        self.bindings.append(binding)
-        self._arrange()
-
-    def move(self, binding: Binding, position: int) -> None:
-        """Put a binding that is here at another position, counted without it."""
-        self.bindings.remove(binding)
-        self.bindings.insert(position, binding)
-        self._arrange()
-
-    def group(self, group: Group) -> None:
-        """Let a group run in the place of the bindings that it covers, which stay here."""
-        self.groups.append(group)
-        self._arrange()
-
-    def ungroup(self, group: Group) -> None:
-        """Let its bindings run by themselves again."""
-        self.groups.remove(group)
-        self._arrange()
-
-    def _arrange(self) -> None:
-        """With nothing grouped, what runs is the list of bindings itself, at no cost."""
-        self.running = arranged(self.bindings, self.groups)
-
-    def remove(self, binding: Binding) -> None:
-        """Take a binding away; with the last one, the module's own ``forward`` comes back."""
-        self.bindings.remove(binding)
-        self._arrange()
-        if self.bindings:
-            return
+    def close(self) -> None:
+        """The module's own ``forward`` comes back."""
         if self.guard is not None:
             self.guard.remove()
             self.guard = None
         if _bypassed(self.module):
-            del self.module.__dict__["_refarch_dispatcher"]
+            super().close()
             return
         if self.module.__dict__.get("forward") is not self:  # wrapped by others since; they hold on to it
             return
-        del self.module.__dict__["forward"], self.module.__dict__["_refarch_dispatcher"]
+        super().close()
+        del self.module.__dict__["forward"]
         if self.previous is not None:
             self.module.__dict__["forward"] = self.previous
-
-    def inner_to(self, binding: Binding) -> list[Binding]:
-        """What runs inside a binding that runs by itself, innermost first."""
-        return self.running[: self.running.index(binding)]
 
     def base(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own forward, with whatever others had wrapped around it before."""
@@ -150,7 +106,7 @@ class _Composed:
 
     __slots__ = ("binding", "inner", "leaf")
 
-    def __init__(self, binding: Binding, inner: Inner, leaf: nn.Module | None) -> None:
+    def __init__(self, binding: LayerMap, inner: Inner, leaf: nn.Module | None) -> None:
         self.binding, self.inner, self.leaf = binding, inner, leaf
 
     def __call__(self, x: Tensor) -> Tensor:

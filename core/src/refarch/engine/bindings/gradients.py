@@ -7,9 +7,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from refarch.engine.bindings.dispatch import Dispatcher
+from refarch.engine.layers.linear import bias_of
 from refarch.engine.layers.quantised import (
-    _as_loaded,
     quantised,
+    restore_order,
 )
 from refarch.errors import CompositionError
 
@@ -38,7 +39,7 @@ def _blocks(module: nn.Module) -> bool:
         return False
     dispatcher = Dispatcher.of(module)
     forward = module.forward if dispatcher is None else dispatcher.base
-    _as_loaded(module)
+    restore_order(module)
     with torch.enable_grad():
         x = torch.ones(1, width, dtype=_computes_in(module), device=weight.device)  # type: ignore[union-attr]
         return not forward(x.requires_grad_()).requires_grad
@@ -47,7 +48,7 @@ def _blocks(module: nn.Module) -> bool:
 def _computes_in(module: nn.Module) -> torch.dtype:
     """The dtype of what a quantised layer reads: of its bias (which bitsandbytes would convert in place) or weight."""
     state = getattr(module.weight, "quant_state", None)
-    for held in (getattr(module, "bias", None), state, module.weight):
+    for held in (bias_of(module), state, module.weight):
         dtype = getattr(held, "dtype", None)
         if isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1:
             return dtype

@@ -8,7 +8,7 @@ from typing import Any
 from transformers.cache_utils import Cache
 
 
-class Method:
+class CopiedMethod:
     """A method as a hook that stays bound to its owner's copy when the model is copied (a bound method would not)."""
 
     def __init__(self, owner: object, name: str) -> None:

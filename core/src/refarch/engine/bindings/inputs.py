@@ -9,54 +9,42 @@ are in the cache after the first pass, and only the mask and positions are exten
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from refarch.architecture import ModuleSpec
-from refarch.engine.bindings.hooks import Method, find_cache
-from refarch.engine.bindings.seam import arranged
-from refarch.engine.functions.function import Function
-from refarch.engine.slots.resolver import submodule
-from refarch.engine.slots.site import Site
+from refarch.engine.bindings.binding import Binding
+from refarch.engine.bindings.hooks import CopiedMethod, find_cache
+from refarch.engine.bindings.seam import Seam
+from refarch.engine.slots.site import InputStack, Site
 from refarch.errors import CompositionError
 
-if TYPE_CHECKING:
-    from refarch.engine.adaptation.adaptation import Adaptation
 
-_KEY = "_refarch_inputs"
-
-
-class InputsBound:
+class InputsBinding(Binding):
     """A function bound at ``inputs``: [M(); tokens] (Lester et al. 2021, arXiv 2104.08691)."""
 
-    def __init__(self, owner: Adaptation, spec: ModuleSpec, site: Site, function: Function) -> None:
-        self.owner, self.spec, self.site, self.function = owner, spec, site, function
-
     @property
-    def enabled(self) -> bool:
-        """Whether the adaptation takes part."""
-        return self.owner.enabled
+    def seam(self) -> InputsSeam:
+        """Where it runs."""
+        return InputsSeam.there(self.site.end.module)
 
-    def attach(self) -> None:
+    def attach(self, model: PreTrainedModel) -> None:
         """Put the tokens before the stack's inputs."""
-        InputsSeam.at(self).bindings.append(self)
+        InputsSeam.at(self.site).add(self)
 
-    def detach(self) -> None:
+    def detach(self, model: PreTrainedModel) -> None:
         """Take them away again."""
-        seam = InputsSeam.of(self.site.end.module)
-        seam.bindings.remove(self)
-        if not seam.bindings:
-            seam.remove()
+        self.seam.remove(self)
 
-    def merge_reason(self, in_memory: bool = True) -> str:
-        """Why it does not merge."""
+    def weight_reason(self) -> str:
+        """Why it is no weight."""
         return "tokens at the inputs are read by every layer; no weight of one layer stands for them"
 
 
-class InputsSeam:
+class InputsSeam(Seam):
     """The hooks of one stack; the first of all, so that others see the tokens.
 
     Where a composition gives rows of a batch tokens of different lengths, shorter ones have padding that the mask
@@ -64,68 +52,41 @@ class InputsSeam:
     moves nothing.
 
     Args:
-        stack: the module that takes ids, embeddings and the mask.
-        embedding: the token embedding.
-        decoder: the stack that attends to this one's output, if any.
-        body: the module inside the stack whose output the stack reads on, if any.
-        first: the position of a sequence's first token.
-        causal: whether its tokens see earlier ones alone.
+        module: the module that takes ids, embeddings and the mask.
+        stack: what belongs to it.
     """
 
-    def __init__(
-        self,
-        stack: nn.Module,
-        embedding: nn.Module,
-        decoder: nn.Module | None,
-        body: nn.Module | None,
-        first: int,
-        causal: bool,
-    ) -> None:
-        self.stack, self.embedding, self.is_encoder = stack, embedding, decoder is not None
-        self.first, self.causal = first, causal
-        self.bindings: list[InputsBound] = []
-        self.groups: list[Any] = []
+    key = "_refarch_inputs"
+
+    def __init__(self, module: nn.Module, stack: InputStack) -> None:
+        super().__init__(module)
+        self.embedding, self.is_encoder = stack.embedding, stack.decoder is not None
+        self.first, self.causal = stack.first, stack.causal
         self.padding: Tensor | None = None
-        self.names = list(inspect.signature(stack.forward).parameters)
+        self.names = list(inspect.signature(module.forward).parameters)
         self.cut, self.total, self.length = 0, 0, 0
-        stack.__dict__[_KEY] = self
         self.handles = [
-            stack.register_forward_pre_hook(Method(self, "before"), prepend=True, with_kwargs=True),
-            stack.register_forward_hook(Method(self, "after"), with_kwargs=True),
+            module.register_forward_pre_hook(CopiedMethod(self, "before"), prepend=True, with_kwargs=True),
+            module.register_forward_hook(CopiedMethod(self, "after"), with_kwargs=True),
         ]
-        if decoder is not None:
+        if stack.decoder is not None:
             self.handles.append(
-                decoder.register_forward_pre_hook(Method(self, "widen"), prepend=True, with_kwargs=True)
+                stack.decoder.register_forward_pre_hook(CopiedMethod(self, "widen"), prepend=True, with_kwargs=True)
             )
-        if body is not None:
-            self.handles.append(body.register_forward_hook(Method(self, "after_body")))
+        if stack.body is not None:
+            self.handles.append(stack.body.register_forward_hook(CopiedMethod(self, "after_body")))
 
     @classmethod
-    def at(cls, bound: InputsBound) -> InputsSeam:
-        """The seam of the stack that a binding belongs to, put there if need be."""
-        existing = bound.site.end.module.__dict__.get(_KEY)
-        if existing is not None:
-            return existing  # type: ignore[no-any-return]
-        resolver, entry = bound.owner.resolver, bound.site.entry
-        assert entry is not None
-        others = resolver.stacks[1:]
-        decoder = submodule(resolver.base, others[0].module) if others else None
-        table = resolver.stacks[0]
-        body = submodule(resolver.base, table.body) if table.body else None
-        first = int(resolver.model.config.pad_token_id) + 1 if table.positions == "after padding" else 0
-        return cls(bound.site.end.module, entry.module, decoder, body, first, table.name == "decoder")
+    def at(cls, site: Site) -> Self:
+        """The seam of a site's stack, put there if need be."""
+        assert site.inputs is not None
+        return cls.of(site.end.module) or cls(site.end.module, site.inputs)
 
-    @classmethod
-    def of(cls, stack: nn.Module) -> InputsSeam:
-        """The seam of a stack that has one."""
-        seam: InputsSeam = stack.__dict__[_KEY]
-        return seam
-
-    def remove(self) -> None:
+    def close(self) -> None:
         """Take the hooks away."""
         for handle in self.handles:
             handle.remove()
-        del self.stack.__dict__[_KEY]
+        super().close()
 
     def tokens(self, rows: int) -> tuple[Tensor | None, Tensor | None]:
         """All enabled tokens, [1 or rows, l, d], the last adaptation's first; and how many of each row's are padding.
@@ -134,7 +95,7 @@ class InputsSeam:
             rows: how many the batch has.
         """
         found = []
-        for item in reversed(arranged(self.bindings, self.groups)):
+        for item in reversed(self.running):
             if item.enabled:
                 found.append(item.tokens_by_row(rows) if item in self.groups else item.function())
         if not any(isinstance(item, list) for item in found):
@@ -186,7 +147,7 @@ class InputsSeam:
             return
         if "position_ids" not in self.names:
             raise CompositionError(
-                f"{type(self.stack).__name__} takes no positions, so tokens of different lengths cannot stand before"
+                f"{type(self.module).__name__} takes no positions, so tokens of different lengths cannot stand before"
                 " the rows of one batch",
                 "use prompts of one length in one batch",
             )

@@ -1,18 +1,15 @@
-"""Read what a checkpoint says about itself, of which nothing is believed. Needs no torch."""
+"""What a checkpoint says about itself, read without its tensors and without torch. Nothing in it is believed."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 
-from refarch.engine.checkpoints.format import ADAPTATION_FILE, Checkpoint, migrated
+from refarch.engine.checkpoints.format import ADAPTATION_FILE, JSON_LIMIT, Checkpoint, migrated
 from refarch.errors import CheckpointError, SpecError
 from refarch.files import inside, read_plain
 
 logger = logging.getLogger(__name__)
-
-JSON_LIMIT = 16 * 2**20
-"""Bytes of ``adaptation.json``, and of a tensor file's header."""
 
 
 def read_description(folder: Path) -> Checkpoint:

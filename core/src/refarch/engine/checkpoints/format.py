@@ -21,10 +21,12 @@ class Source(Spec):
 
 FORMAT = 3
 ADAPTATION_FILE = "adaptation.json"
+JSON_LIMIT = 16 * 2**20
+"""Bytes of ``adaptation.json``, and of a tensor file's header."""
 
 
-class Checkpoint(Spec):
-    """What ``adaptation.json`` holds."""
+class Described(Spec):
+    """What ``adaptation.json`` holds, but for which file the tensors are in."""
 
     format: int = FORMAT
     name: str
@@ -45,6 +47,15 @@ class Checkpoint(Spec):
     slot_map: dict[str, str]
     """Address of each insertion to the path of the module in the base."""
     shapes: dict[str, tuple[int, ...]]
+
+    def naming(self, tensors: str, sha256: str) -> Checkpoint:
+        """The whole, with the tensor file's name and digest."""
+        return Checkpoint(**dict(self), tensors=tensors, sha256=sha256)
+
+
+class Checkpoint(Described):
+    """What ``adaptation.json`` holds."""
+
     tensors: str
     """Name of the tensor file in the same folder."""
     sha256: str
@@ -101,7 +112,7 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], tuple[dict[str, Any], str]]] = 
 """For each older format: its fields as those of the next one, and in words what the next one knows that it does not."""
 
 
-def compare(what: str, saved: dict[str, str], here: dict[str, str], where: Any) -> None:
+def refuse_differences(what: str, saved: dict[str, str], here: dict[str, str], where: Any) -> None:
     """Refuse two tables that differ, with the differences.
 
     Raises:

@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from refarch.architecture import ConfiguredTechnique, FamilySpec, TechniqueSpec
-from refarch.engine.adaptation.adaptation import Adaptation
 from refarch.engine.checkpoints.format import Source
 from refarch.plugins.registry import Registry, default_registry
 
@@ -73,14 +72,14 @@ def labels(model: PreTrainedModel) -> dict[int, str]:
     return {int(number): str(name) for number, name in names.items()} if "num_labels" in vars(model) else {}
 
 
-def versions(adaptation: Adaptation) -> dict[str, str]:
-    """The distributions that made an adaptation and their versions: the core's, and those of the plugins that the
-    technique, the functions that it uses and the backbone's table came from.
+def versions(technique: TechniqueSpec, source: Source, family: FamilySpec) -> dict[str, str]:
+    """The distributions that make an adaptation and their versions: the core's, and those of the plugins that the
+    technique, the functions that it uses and the backbone's table come from.
     """
-    packages = {path.partition(":")[0].partition(".")[0] for path in import_paths(adaptation.technique.technique)}
-    names = {*CORE, adaptation.source.distribution}
+    packages = {path.partition(":")[0].partition(".")[0] for path in import_paths(technique)}
+    names = {*CORE, source.distribution}
     for found in default_registry().found:
-        table = (found.kind, found.name) == ("backbone", adaptation.family.name)
+        table = (found.kind, found.name) == ("backbone", family.name)
         if table or found.target.partition(":")[0].partition(".")[0] in packages:
             names.add(found.distribution)
     known = {name: _version(name) for name in sorted(names - {""})}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from refarch.engine.checkpoints.description import read_description
 from refarch.engine.checkpoints.format import Checkpoint
-from refarch.engine.checkpoints.tensor_files import _read_tensors
+from refarch.engine.checkpoints.tensor_files import read_tensors
 from refarch.files import inside
 
 
@@ -23,4 +23,4 @@ def read(folder: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
         CheckpointError: missing, truncated, altered or not of a format that this version reads.
     """
     checkpoint = read_description(folder)
-    return checkpoint, _read_tensors(inside(folder, checkpoint.tensors), checkpoint)
+    return checkpoint, read_tensors(inside(folder, checkpoint.tensors), checkpoint.sha256, checkpoint.shapes)

@@ -1,92 +1,86 @@
-"""Save and load adaptations: tensors as safetensors, everything else as JSON. Nothing in a checkpoint is executed.
+"""Write an adaptation's files: tensors as safetensors, everything else as JSON.
 
 A folder holds ``adaptation.json`` and a tensor file whose name carries its own digest. The JSON file names the tensor
 file and is renamed into place last, so at any moment the folder holds one whole checkpoint.
+
+How long the files will be is known from names and shapes alone. A safetensors file is eight bytes that give the
+header's length, the header (JSON, padded with spaces to a multiple of eight) and the values: tensors of wider types
+first, those of one type by name. The format: github.com/huggingface/safetensors.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save as to_bytes
+import torch
 from torch import Tensor
 
-from refarch.engine.adaptation.adaptation import Adaptation
-from refarch.engine.adaptation.load import (
-    start_from,
-)
-from refarch.engine.checkpoints import provenance as origin
-from refarch.engine.checkpoints.description import read_description
-from refarch.engine.checkpoints.format import ADAPTATION_FILE, FORMAT, Checkpoint
-from refarch.engine.checkpoints.reading import read
-from refarch.engine.checkpoints.storage import file_size
-from refarch.engine.functions.function import fold
-from refarch.files import write_bytes, write_text
+from refarch.engine.checkpoints.format import ADAPTATION_FILE, Described
+from refarch.engine.checkpoints.tensor_files import forget_others, named, write_tensors
+from refarch.files import write_text
 
-__all__ = ["ADAPTATION_FILE", "FORMAT", "Checkpoint", "read", "read_description", "save", "start_from"]
+STEM = "adaptation"
 
 
-def save(adaptation: Adaptation, folder: Path, *, for_training: bool = False) -> Path:
-    """See :meth:`Adaptation.save`."""
-    tensors, metadata = contents(adaptation, for_training=for_training)
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    data = to_bytes(tensors, metadata=metadata)
-    checkpoint = _described(adaptation, tensors, hashlib.sha256(data).hexdigest(), for_training)
-    write_bytes(folder / checkpoint.tensors, data)
-    write_text(folder / ADAPTATION_FILE, checkpoint.to_json())
-    for old in folder.glob("adaptation-*.safetensors"):
-        if old.name != checkpoint.tensors:
-            with contextlib.suppress(OSError):
-                old.unlink()
+def write(folder: Path, described: Described, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
+    """Write a checkpoint's two files. Overwriting is atomic.
+
+    Args:
+        folder: made if need be.
+        described: everything but the tensors.
+        tensors: by name.
+        metadata: what the tensor file says beside them.
+
+    Raises:
+        SaveError: writing failed; what was saved there before is untouched.
+    """
+    file = write_tensors(folder, STEM, tensors, metadata)
+    write_text(folder / ADAPTATION_FILE, described.naming(*file).to_json())
+    forget_others(folder, STEM, file.name)
     return folder
 
 
-def contents(adaptation: Adaptation, *, for_training: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """See :meth:`Adaptation.saved_state`."""
-    tensors = _folded(adaptation) if _folds(adaptation, for_training) else adaptation.state_dict()
-    return tensors, {"format": "refarch", "technique": adaptation.technique.name}
+def size(described: Described, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+    """How many bytes :func:`write` writes, both files together; the tensors may be on the meta device."""
+    text = described.naming(*named(STEM, hashlib.sha256().hexdigest())).to_json()
+    return file_size(tensors, metadata) + len(text.encode())
 
 
-def size(adaptation: Adaptation, *, for_training: bool = False) -> int:
-    """See :meth:`Adaptation.saved_bytes`."""
-    tensors, metadata = contents(adaptation, for_training=for_training)
-    described = _described(adaptation, tensors, hashlib.sha256().hexdigest(), for_training)
-    return file_size(tensors, metadata) + len(described.to_json().encode())
+_TYPES = (
+    (torch.bool, "BOOL"),
+    (torch.uint8, "U8"),
+    (torch.int8, "I8"),
+    (torch.float8_e5m2, "F8_E5M2"),
+    (torch.float8_e4m3fn, "F8_E4M3"),
+    (torch.int16, "I16"),
+    (torch.float16, "F16"),
+    (torch.bfloat16, "BF16"),
+    (torch.int32, "I32"),
+    (torch.float32, "F32"),
+    (torch.complex64, "C64"),
+    (torch.float64, "F64"),
+    (torch.int64, "I64"),
+)
+"""Types and their names in the format; those that stand later here stand earlier in a file."""
+_NAMES = dict(_TYPES)
+_PLACES = {dtype: -place for place, (dtype, _) in enumerate(_TYPES)}
+_ALIGNMENT = 8
 
 
-def _described(adaptation: Adaptation, tensors: dict[str, Tensor], digest: str, for_training: bool) -> Checkpoint:
-    """Everything but the tensors."""
-    return Checkpoint(
-        name=adaptation.name,
-        technique=adaptation.technique,
-        source=adaptation.source,
-        family=adaptation.family.name,
-        seed=adaptation.seed,
-        train_head=adaptation.train_head,
-        folded=_folds(adaptation, for_training) or adaptation.folded,
-        base=adaptation.base_fingerprint(),
-        auto_class=origin.auto_class(adaptation.model, adaptation.family),
-        labels=origin.labels(adaptation.model),
-        versions=origin.versions(adaptation),
-        slot_map=adaptation.slot_map,
-        shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
-        tensors=f"adaptation-{digest[:12]}.safetensors",
-        sha256=digest,
-    )
+def file_size(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+    """Bytes of the file that holds these tensors; they may be on the meta device.
 
-
-def _folds(adaptation: Adaptation, for_training: bool) -> bool:
-    """Whether saving drops what only training needs."""
-    train_only = any(insertion.spec.train_only for insertion in adaptation.insertions)
-    return train_only and not for_training and not adaptation.folded
-
-
-def _folded(adaptation: Adaptation) -> dict[str, Tensor]:
-    tensors = {name: tensor for name, tensor in adaptation.state_dict().items() if name.startswith("base:")}
-    tree = copy.deepcopy(adaptation.tree)
-    fold(tree)
-    own = [*tree.named_parameters(), *tree.named_buffers()]  # what is shared once, unlike in a state dict
-    return tensors | {name: tensor.detach() for name, tensor in own}
+    Args:
+        tensors: by name; those that share memory are written once for each name.
+        metadata: what the header holds beside them.
+    """
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (_PLACES[item[1].dtype], item[0])):
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return _ALIGNMENT + -(-length // _ALIGNMENT) * _ALIGNMENT + end

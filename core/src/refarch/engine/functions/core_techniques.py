@@ -118,5 +118,19 @@ KEYS_AND_VALUES = TechniqueSpec(
 )
 """Keys and values before a layer's own."""
 
+HEAD = ModuleSpec(
+    name="head",
+    workspace=("head",),
+    insertion="sequential",
+    integration="selection",
+    input_type="weights",
+    adapted="selection",
+    intra="none",
+    inter="fixed",
+    form="linear",
+    parameters=("*",),
+)
+"""The selection that ``train_head`` adds to any technique."""
+
 CORE_TECHNIQUES = {spec.name: spec for spec in (LOW_RANK, TOKENS, KEYS_AND_VALUES)}
 """Specs that loading trusts without a plugin, because the core brings their functions."""

@@ -14,7 +14,7 @@ only for training) holds for each expert.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -56,11 +56,16 @@ class RouterModule(nn.Module):
             scores = F.linear(x, self.weight)  # ... n
         p = scores.float().softmax(dim=-1)
         if self.top is not None:
-            chosen = torch.zeros_like(p).scatter(-1, p.topk(self.top, dim=-1).indices, 1.0)
-            p = p * chosen
+            p = largest(p, self.top)
             if self.renormalise:
                 p = p / p.sum(dim=-1, keepdim=True)
         return p.to(scores.dtype)
+
+
+def largest(scores: Tensor, count: int, rest: float = 0.0) -> Tensor:
+    """scores: [..., n], of which the ``count`` largest stay; the others become ``rest``."""
+    found = scores.topk(count, dim=-1)
+    return torch.full_like(scores, rest).scatter(-1, found.indices, found.values)
 
 
 class Routed(Function):
@@ -97,6 +102,10 @@ class Routed(Function):
         w = self.router(None)
         return torch.stack([self._scaled(expert.delta(), expert) * w[e] for e, expert in self._each()]).sum(dim=0)
 
+    def members(self) -> list[tuple[str, Function]]:
+        """The experts."""
+        return [(f"experts.{e}.", expert) for e, expert in self._each()]
+
     def _each(self) -> Iterator[tuple[int, Function]]:
         return enumerate(self.experts)  # type: ignore[arg-type]
 
@@ -129,18 +138,3 @@ def mixture(spec: ModuleSpec, router: Router, width: int, new: Callable[[], Func
     assert isinstance(router.experts, int)
     experts = [new() for _ in range(router.experts)]
     return Routed(experts, RouterModule(router, spec.routing == "fixed", width), spec)
-
-
-def own_functions(function: Function) -> list[tuple[str, Function]]:
-    """The technique's own functions at an insertion, with the prefix of their parameters' names: the experts of a
-    routed module, else the function itself.
-    """
-    if isinstance(function, Routed):
-        return [(f"experts.{e}.", expert) for e, expert in function._each()]
-    return [("", function)]
-
-
-def own_parameters(function: Function, names: Iterable[str]) -> list[nn.Parameter]:
-    """The parameters at an insertion that a spec names; without those that are not there."""
-    wanted, found = list(names), dict(function.named_parameters())
-    return [found[prefix + name] for prefix, _ in own_functions(function) for name in wanted if prefix + name in found]

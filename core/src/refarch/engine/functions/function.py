@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,6 +79,12 @@ class Function(nn.Module):
         if not hasattr(type(self), "scale"):  # a default on the class would keep a parameter from being named so
             self.scale = 1.0
 
+    def members(self) -> list[tuple[str, Function]]:
+        """The technique's own functions in this one, each with the prefix of its parameters' names: itself alone,
+        unless it mixes others.
+        """
+        return [("", self)]
+
     def delta(self) -> Tensor:
         """The matrix D, [out, in], with ``forward(x) == x @ D.T``. Functions of form ``linear`` define it."""
         raise NotImplementedError(f"{type(self).__name__} is declared linear but defines no delta()")
@@ -105,3 +111,9 @@ def fold(function: nn.Module) -> None:
     for module in list(function.modules()):
         if isinstance(module, Function):
             module.fold()
+
+
+def own_parameters(function: Function, names: Iterable[str]) -> list[nn.Parameter]:
+    """The parameters at an insertion that a spec names; without those that are not there."""
+    wanted, found = list(names), dict(function.named_parameters())
+    return [found[prefix + name] for prefix, _ in function.members() for name in wanted if prefix + name in found]

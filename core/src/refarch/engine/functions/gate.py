@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from refarch.architecture import Gate
-from refarch.engine.bindings.call_context import Tokens
 
 _ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "identity": lambda x: x}
 
@@ -34,17 +35,17 @@ class GateModule(nn.Module):
         """G of a learned gate, [1]."""
         return _ACTIVATIONS[self.activation](self.bias)
 
-    def forward(self, x: Tensor, tokens: Tokens | None) -> Tensor:
+    def forward(self, x: Tensor, mean: Callable[[Tensor], Tensor] | None) -> Tensor:
         """x: [b, t, width] -> g, broadcastable to [b, t, d_out].
 
         Args:
             x: what the module reads.
-            tokens: which of them are real; a gate by example needs to know.
+            mean: over the tokens of each example that are real, [b, t, 1] -> [b, 1, 1]; a gate by example needs it.
         """
         if self.weight is None:
             return self.value()
         g = _ACTIVATIONS[self.activation](x @ self.weight + self.bias).unsqueeze(-1)  # b t 1
         if self.by == "token":
             return g
-        assert tokens is not None
-        return tokens.mean(g)  # b 1 1
+        assert mean is not None
+        return mean(g)  # b 1 1

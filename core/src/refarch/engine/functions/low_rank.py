@@ -1,7 +1,8 @@
-"""A frozen linear layer plus a low-rank update as one autograd node.
+"""A linear map through a narrow space, and with a frozen linear layer as one autograd node.
 
-Against the plain composition it saves two passes over the activations: the update is accumulated into the layer's
-output in place, and its input gradient into the layer's input gradient. ``tests/benchmarks`` measures what that earns.
+Against the plain composition that node saves two passes over the activations: the update is accumulated into the
+layer's output in place, and its input gradient into the layer's input gradient. ``tests/benchmarks`` measures what
+that earns.
 """
 
 from __future__ import annotations

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from refarch.architecture.fingerprint import Fingerprint
+from refarch.engine.host.attachment import Attachment
+from refarch.engine.host.merged_weights import Merged
+from refarch.engine.host.selection import HOST, Selected
 from refarch.engine.layers.quantised import free_order, keep_order
 from refarch.errors import CompositionError, SpecError
-
-if TYPE_CHECKING:
-    from refarch.composition.composition import Composition
-    from refarch.engine.adaptation.adaptation import Adaptation
 
 
 class Tree(nn.Module):
@@ -36,23 +34,31 @@ class Tree(nn.Module):
         child.put(rest, module)
 
 
-class Attached(nn.Module):
-    """All adaptations of one model, as its child ``refarch``: so its optimizer, device and mode are the model's."""
+class Host(nn.Module):
+    """What one model carries, as its child ``refarch``: so its optimizer, device and mode are the model's.
+
+    Attributes:
+        order: the adaptations in the order of attachment: the last one is outermost.
+        compositions: in the order in which they were made.
+        trained: which base parameters trained before; none do while something is attached.
+        fingerprint: of the base, once it was taken.
+        ordered: quantised layers that must not reorder their weights, because something trains through them.
+        selected_copies: the base parameters that copies stand in for, by path.
+        merge_log: what was merged into weights, in order, with what stood there before.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.order: list[Adaptation] = []
-        """In the order of attachment: the last one is outermost."""
-        self.compositions: list[Composition] = []
-        """In the order in which they were made."""
+        self.order: list[Attachment] = []
+        self.compositions: list[Attachment] = []
         self.trained: dict[str, bool] = {}
-        """Which base parameters trained before; none do while something is attached."""
         for name, parameter in model.named_parameters():
             self.trained[name] = parameter.requires_grad
             parameter.requires_grad = False
         self.fingerprint: Fingerprint | None = None
         self.ordered: list[nn.Module] = []
-        """Quantised layers that must not reorder their weights, because something trains through them."""
+        self.selected_copies: dict[str, Selected] = {}
+        self.merge_log: list[tuple[Attachment, Merged]] = []
 
     def keep_order(self, model: nn.Module) -> None:
         """From now on something trains: see :func:`~refarch.engine.layers.quantised.keep_order`."""
@@ -65,25 +71,55 @@ class Attached(nn.Module):
             parameter.requires_grad_(self.trained.get(name, True))
 
     @classmethod
-    def of(cls, model: nn.Module) -> Attached | None:
-        """The container of a model, or None."""
-        found = model._modules.get("refarch")
+    def of(cls, model: nn.Module) -> Host | None:
+        """The host of a model, or None."""
+        found = model._modules.get(HOST)
         return found if isinstance(found, cls) else None
 
 
-RESERVED = {*dir(nn.Module()), *dir(Attached)} | {"order", "compositions", "trained", "fingerprint", "ordered"}
-"""Names that neither an adaptation nor a module of it can have, because torch's modules and :class:`Attached` do."""
+RESERVED = {*dir(nn.Module()), *dir(Host)} | {
+    *("order", "compositions", "trained", "fingerprint", "ordered", "selected_copies", "merge_log")
+}
+"""Names that neither an adaptation nor a module of it can have, because torch's modules and :class:`Host` do."""
 
 
-def adaptations(model: nn.Module) -> tuple[Adaptation, ...]:
-    """The adaptations on a model, in the order of attachment."""
-    container = Attached.of(model)
-    return tuple(container.order) if container else ()
+def host_of(model: nn.Module) -> Host:
+    """The host of a model, which has one."""
+    host = Host.of(model)
+    assert host is not None
+    return host
+
+
+def settle(model: nn.Module) -> Host:
+    """The host of a model, put there if need be: from then on none of the base's own parameters train."""
+    host = Host.of(model)
+    if host is None:
+        host = Host(model)
+        model.add_module(HOST, host)
+    return host
+
+
+def forget(attachment: Attachment, new_base: bool = False) -> None:
+    """Let an adaptation leave its model; with the last one the model is what it was.
+
+    Args:
+        attachment: the adaptation.
+        new_base: whether the model's weights are from now on others than those it was loaded with.
+    """
+    model, host = attachment.model, host_of(attachment.model)
+    host.order.remove(attachment)
+    del host._modules[attachment.name]
+    if new_base and not any(other.state == "merged" for other in host.order):
+        host.fingerprint = None
+    attachment.state = "detached"
+    if not host.order:
+        del model._modules[HOST]
+        host.give_back(model)
 
 
 def taken_names(model: nn.Module) -> set[str]:
     """Names that nothing new on a model can have."""
-    container = Attached.of(model)
+    container = Host.of(model)
     return {*RESERVED, *(container._modules if container else ())}
 
 
@@ -96,14 +132,14 @@ def unused_name(model: nn.Module, wanted: str) -> str:
     return name
 
 
-def compositions_with(part: Adaptation) -> list[Composition]:
+def compositions_with(part: Attachment) -> list[Attachment]:
     """The compositions that an adaptation is a part of."""
-    container = Attached.of(part.model)
+    container = Host.of(part.model)
     found = container.compositions if container else ()
     return [composition for composition in found if any(own is part for own in composition.parts.values())]
 
 
-def refuse_part(part: Adaptation, what: str) -> None:
+def refuse_part(part: Attachment, what: str) -> None:
     """Let nobody take a part out of a composition.
 
     Raises:
@@ -117,11 +153,12 @@ def refuse_part(part: Adaptation, what: str) -> None:
 
 
 @contextlib.contextmanager
-def quiet(model: nn.Module, but: Sequence[Adaptation] = ()) -> Iterator[None]:
+def only_active(model: nn.Module, chosen: Sequence[Attachment] = ()) -> Iterator[None]:
     """While inside, no adaptations of a model take part but some, which do."""
-    before = {part: part.enabled for part in adaptations(model) if part.state == "attached"}
+    host = Host.of(model)
+    before = {part: part.enabled for part in host.order if part.state == "attached"} if host else {}
     for part in before:
-        part.enabled = part in but
+        part.enabled = part in chosen
     try:
         yield
     finally:

@@ -19,8 +19,7 @@ _SAMPLES = 16
 
 def originals(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The backbone's own parameters by path relative to the base model, originals where copies are in place."""
-    chosen = selection.selected(model) if selection._KEY in model.__dict__ else {}
-    aside = {id(item.current): item.original for item in chosen.values()}
+    aside = {id(item.current): item.original for item in selection.selected(model).values()}
     base: nn.Module = model.base_model
     inner = {name: p for name, p in base.named_parameters() if not name.startswith("refarch.")}
     return {name: aside.get(id(p), p) for name, p in inner.items()}

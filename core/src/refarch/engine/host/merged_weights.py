@@ -2,104 +2,141 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from refarch.engine.host import selection
-from refarch.engine.layers.linear import write_weight
+from refarch.engine.host.attachment import Attachment
+from refarch.engine.host.selection import HOST, selected
+from refarch.engine.layers.linear import bias_of, read_weight, write_weight
 from refarch.errors import CompositionError
 
-if TYPE_CHECKING:
-    from refarch.composition.composition import Composition
-    from refarch.engine.adaptation.adaptation import Adaptation
 
-    Owner: TypeAlias = Adaptation | Composition
-    """What is merged."""
+class NewWeight(NamedTuple):
+    """What is to be written into one layer: a weight [d_out, d_in] and a bias [d_out]."""
 
-
-_KEY = "_refarch_merged"
-
-
-Kept = list[tuple[nn.Module, Tensor, Tensor | None]]
+    address: str
+    module: nn.Module
+    weight: Tensor
+    bias: Tensor | None
 
 
 class Merged:
     """What one merge kept aside: originals by module, and selected parameters by path."""
 
-    def __init__(self, weights: Kept, selected: dict[str, Tensor]) -> None:
-        self.weights, self.selected = weights, selected
+    def __init__(self, weights: list[tuple[nn.Module, Tensor, Tensor | None]]) -> None:
+        self.weights = weights
+        self.selected: dict[str, Tensor] = {}
+
+    def overlaps(self, other: Merged) -> bool:
+        """Whether both have written into the same weights."""
+        modules = {id(module) for module, _, _ in self.weights} & {id(module) for module, _, _ in other.weights}
+        return bool(modules or self.selected.keys() & other.selected.keys())
 
 
-def _overlap(one: Merged, other: Merged) -> bool:
-    """Whether two merges have written into the same weights."""
-    modules = {id(module) for module, _, _ in one.weights} & {id(module) for module, _, _ in other.weights}
-    return bool(modules or one.selected.keys() & other.selected.keys())
-
-
-def _log(adaptation: Owner) -> list[tuple[Owner, Merged]]:
-    found: list[tuple[Owner, Merged]] = adaptation.model.__dict__.setdefault(_KEY, [])
+def merge_log(owner: Attachment) -> list[tuple[Attachment, Merged]]:
+    """What was merged into a model's weights, in order."""
+    found: list[tuple[Attachment, Merged]] = owner.model._modules[HOST].merge_log  # type: ignore[union-attr, assignment]
     return found
 
 
-def copies_in_place(model: nn.Module) -> set[int]:
-    """The copies that selections have put in the place of base parameters, by identity."""
-    return {id(item.current) for item in model.__dict__.get(selection._KEY, {}).values()}
-
-
-def tied(model: nn.Module) -> dict[int, str]:
-    """Parameters that stand in several places, with those places."""
+def not_its_own(model: nn.Module) -> Callable[[nn.Module, str], str]:
+    """Asks of a layer's parameter why a merge must not write into it, because it is not the layer's alone; empty if it
+    may.
+    """
     places: dict[int, list[str]] = {}
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 places.setdefault(id(parameter), []).append(f"{path}.{name}")
-    return {key: " and ".join(names) for key, names in places.items() if len(names) > 1}
+    copies = {id(item.current) for item in selected(model).values()}
 
+    def reason(module: nn.Module, name: str) -> str:
+        parameter = module._parameters.get(name)
+        if parameter is None:
+            return ""
+        if len(places[id(parameter)]) > 1:
+            return f"its {name} is tied: it stands at {' and '.join(places[id(parameter)])}"
+        if id(parameter) in copies:
+            return f"a selection trains a copy of its {name}; merge or detach that first"
+        return ""
 
-def keep(owner: Owner, kept: Kept) -> None:
-    """Note what stood in weights before something was merged into them."""
-    _log(owner).append((owner, Merged(kept, {})))
+    return reason
 
 
 @torch.no_grad()
-def give_back(owner: Owner) -> Merged:
+def write_merged(owner: Attachment, new: Sequence[NewWeight]) -> Merged:
+    """Write merged weights, and keep aside what stood there before.
+
+    Raises:
+        CompositionError: one of them is not finite, which a half-precision weight may become only in its own dtype;
+            nothing was changed.
+    """
+    for address, module, weight, bias in new:
+        dtype = read_weight(module).dtype
+        if not all(bool(torch.isfinite(t.to(dtype)).all()) for t in (weight, bias) if t is not None):
+            raise CompositionError(f"{address}: the merged weight is not finite; nothing was changed")
+    kept = []
+    for _, module, weight, bias in new:
+        before = bias_of(module)
+        kept.append((module, read_weight(module).clone(), None if before is None else before.clone()))
+        write_weight(module, weight, bias)
+    merged = Merged(kept)
+    merge_log(owner).append((owner, merged))
+    return merged
+
+
+@torch.no_grad()
+def give_back(owner: Attachment) -> Merged:
     """Put back what stood in the weights that something was merged into, and forget it.
 
     Raises:
         CompositionError: something else was merged into them since, or trains a copy of what they are now.
     """
-    log = _log(owner)
+    log = merge_log(owner)
     position = next(i for i, (other, _) in enumerate(log) if other is owner)
     own = log[position][1]
     for later, merged in log[position + 1 :]:
-        if _overlap(own, merged):
+        if own.overlaps(merged):
             raise CompositionError(
                 f"{later.name!r} was merged into the same weights since", f"unmerge {later.name!r} first"
             )
     _refuse_copies(owner, own)
     for module, weight, bias in own.weights:
         write_weight(module, weight, bias)
-    _forget(owner, log)
+    del log[position]
     return own
 
 
-def _refuse_copies(adaptation: Owner, merged: Merged) -> None:
+def keep_merged(owner: Attachment) -> None:
+    """Let what was merged stay in the weights for good, and forget what stood there before.
+
+    Raises:
+        CompositionError: something else was merged into them before, and could still be taken out.
+    """
+    log = merge_log(owner)
+    position = next(i for i, (other, _) in enumerate(log) if other is owner)
+    for earlier, merged in log[:position]:
+        if log[position][1].overlaps(merged):
+            raise CompositionError(
+                f"{earlier.noun} {earlier.name!r} was merged into the same weights before; unmerging it would take"
+                " this one out too",
+                f"commit {earlier.name!r} first",
+            )
+    del log[position]
+
+
+def _refuse_copies(owner: Attachment, merged: Merged) -> None:
     """Where a selection has put a copy of a merged weight since, writing the original back would overwrite that."""
-    names = {id(parameter): path for path, parameter in adaptation.model.named_parameters()}
+    names = {id(parameter): path for path, parameter in owner.model.named_parameters()}
     written = [p for module, _, _ in merged.weights for p in module._parameters.values() if p is not None]
     paths = {names[id(parameter)] for parameter in written} | merged.selected.keys()
-    for path, item in adaptation.model.__dict__.get(selection._KEY, {}).items():
+    for path, item in selected(owner.model).items():
         if path in paths:
-            owner = item.copies[-1][0].name
+            name = item.copies[-1][0].name
             raise CompositionError(
-                f"adaptation {owner!r} trains a copy of {path}, which was made from the merged weight",
-                f"detach {owner!r} first",
+                f"adaptation {name!r} trains a copy of {path}, which was made from the merged weight",
+                f"detach {name!r} first",
             )
-
-
-def _forget(adaptation: Owner, log: list[tuple[Owner, Merged]]) -> None:
-    log[:] = [(owner, merged) for owner, merged in log if owner is not adaptation]
-    if not log:
-        del adaptation.model.__dict__[_KEY]

@@ -6,21 +6,19 @@ one parameter: each copies what the one before it has, and the last enabled one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from refarch.architecture import ModuleSpec
+from refarch.engine.bindings.owner import Owner
 from refarch.engine.layers.quantised import quantised_as
 from refarch.engine.slots.site import Site
 from refarch.errors import SlotError
 
-if TYPE_CHECKING:
-    from refarch.engine.adaptation.adaptation import Adaptation
-
-_KEY = "_refarch_selected"
+HOST = "refarch"
+"""The child of a model that carries what is attached."""
 
 
 class Selected:
@@ -34,17 +32,17 @@ class Selected:
             for name, parameter in module._parameters.items()
             if parameter is original
         ]
-        self.copies: list[tuple[Adaptation, nn.Parameter]] = []
+        self.copies: list[tuple[Owner, nn.Parameter]] = []
         self.current = original
 
-    def add(self, owner: Adaptation, copy: nn.Parameter | None = None) -> nn.Parameter:
+    def add(self, owner: Owner, copy: nn.Parameter | None = None) -> nn.Parameter:
         """A trainable copy for ``owner``, or the one that it has already; [same shape]."""
         copy = nn.Parameter(self.current.detach().clone()) if copy is None else copy
         self.copies.append((owner, copy))
         self.refresh()
         return copy
 
-    def drop(self, owner: Adaptation) -> None:
+    def drop(self, owner: Owner) -> None:
         """Forget ``owner``'s copy."""
         self.copies = [(other, copy) for other, copy in self.copies if other is not owner]
         self.refresh()
@@ -59,14 +57,19 @@ class Selected:
             module._parameters[name] = self.current
 
 
-def select(owner: Adaptation, spec: ModuleSpec, sites: list[Site]) -> dict[str, nn.Parameter]:
+def select(model: nn.Module, spec: ModuleSpec, sites: list[Site], heads: Sequence[str]) -> dict[str, nn.Parameter]:
     """The base parameters that a selection asks for, by their path in the model. Nothing is changed yet.
+
+    Args:
+        model: the model.
+        spec: the module spec.
+        sites: where it works.
+        heads: paths of the modules of the model's head.
 
     Raises:
         SlotError: a site has none of the named parameters anywhere, or a selection of the whole model finds them in the
             head alone.
     """
-    model = owner.model
     _check_parts(spec, sites)
     names = base_names(model)
     found: dict[str, nn.Parameter] = {}
@@ -82,7 +85,7 @@ def select(owner: Adaptation, spec: ModuleSpec, sites: list[Site]) -> dict[str, 
             f"module {spec.name!r} selects {', '.join(spec.parameters)}, but there is no such parameter at {places}",
             "choose other slots, or another technique for this backbone",
         )
-    head = tuple(f"{place.path}." for place in owner.resolver.head())
+    head = tuple(f"{path}." for path in heads)
     if sites[0].ref.slot.kind == "model" and all(name.startswith(head) for name in found):
         raise SlotError(
             f"module {spec.name!r} selects {', '.join(spec.parameters)}, but in this backbone there is no such"
@@ -137,43 +140,39 @@ def own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The base's own modules by path. Those of adaptations are not even walked through: they may be many."""
     yield "", model
     for name, child in model.named_children():
-        if name != "refarch":
+        if name != HOST:
             yield from child.named_modules(prefix=name)
 
 
 def selected(model: nn.Module) -> dict[str, Selected]:
     """The selected parameters of a model by path."""
-    store: dict[str, Selected] = model.__dict__.setdefault(_KEY, {})
+    store: dict[str, Selected] = getattr(model._modules.get(HOST), "selected_copies", {})
     return store
 
 
-def take(
-    owner: Adaptation, found: dict[str, nn.Parameter], existing: dict[str, nn.Parameter] | None = None
+def put_copies(
+    model: nn.Module, owner: Owner, found: dict[str, nn.Parameter], existing: Mapping[str, nn.Parameter] | None = None
 ) -> dict[str, nn.Parameter]:
     """Make trainable copies, or take the ``existing`` ones, and put them in place; by path."""
-    if not found:
-        return {}
-    store = selected(owner.model)
+    store = selected(model)
     copies = {}
     for name, parameter in found.items():
         if name not in store:
-            store[name] = Selected(owner.model, parameter)
+            store[name] = Selected(model, parameter)
         copies[name] = store[name].add(owner, (existing or {}).get(name))
     return copies
 
 
-def release(owner: Adaptation) -> None:
+def release(model: nn.Module, owner: Owner) -> None:
     """Give all places of ``owner``'s copies back."""
-    store = selected(owner.model)
+    store = selected(model)
     for name in list(store):
         store[name].drop(owner)
         if not store[name].copies:
             del store[name]
-    if not store:
-        del owner.model.__dict__[_KEY]
 
 
-def reorder(model: nn.Module, order: Sequence[Adaptation]) -> None:
+def reorder(model: nn.Module, order: Sequence[Owner]) -> None:
     """Let the copies of some adaptations take each other's place in a new order; other copies stay where they are.
 
     Args:
@@ -181,7 +180,7 @@ def reorder(model: nn.Module, order: Sequence[Adaptation]) -> None:
         order: of the adaptations.
     """
     ranks = {id(owner): rank for rank, owner in enumerate(order)}
-    for item in model.__dict__.get(_KEY, {}).values():
+    for item in selected(model).values():
         places = [place for place, (owner, _) in enumerate(item.copies) if id(owner) in ranks]
         own = sorted((item.copies[place] for place in places), key=lambda pair: ranks[id(pair[0])])
         for place, pair in zip(places, own, strict=True):
@@ -191,15 +190,15 @@ def reorder(model: nn.Module, order: Sequence[Adaptation]) -> None:
 
 def refresh(model: nn.Module) -> None:
     """After adaptations were enabled or disabled."""
-    for item in model.__dict__.get(_KEY, {}).values():
+    for item in selected(model).values():
         item.refresh()
 
 
 @torch.no_grad()
-def commit(owner: Adaptation) -> dict[str, torch.Tensor]:
+def commit(model: nn.Module, owner: Owner) -> dict[str, torch.Tensor]:
     """Write ``owner``'s copies into the originals; returns what stood there before, by path."""
     before = {}
-    for name, item in selected(owner.model).items():
+    for name, item in selected(model).items():
         for other, copy in item.copies:
             if other is owner:
                 before[name] = item.original.detach().clone()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from refarch.architecture.family import Part
+from refarch.architecture.family import FusedPart
 from refarch.engine.layers.quantised import dequantised, quantised, readable
 from refarch.errors import CompositionError, SlotError
 
@@ -26,6 +26,12 @@ def widths(module: nn.Module) -> tuple[int, int]:
     if isinstance(weight, Tensor) and weight.ndim == 1:
         return weight.shape[0], weight.shape[0]
     raise SlotError(f"the width of a {type(module).__name__} cannot be read", "is the family's table right?")
+
+
+def bias_of(module: nn.Module) -> Tensor | None:
+    """The bias of a layer, [d_out]; None if it has none."""
+    found: Tensor | None = getattr(module, "bias", None)
+    return found
 
 
 def plain_reason(module: nn.Module, in_memory: bool = True) -> str:
@@ -53,7 +59,7 @@ def plain_reason(module: nn.Module, in_memory: bool = True) -> str:
     return ""
 
 
-def take_part(tensor: Tensor, part: Part | None, dim: int = -1) -> Tensor:
+def take_part(tensor: Tensor, part: FusedPart | None, dim: int = -1) -> Tensor:
     """What a part of a fused projection owns of its output (along ``dim``), or of its weight and bias (``dim=0``)."""
     if part is None:
         return tensor
@@ -61,7 +67,7 @@ def take_part(tensor: Tensor, part: Part | None, dim: int = -1) -> Tensor:
     return _pieces(tensor, part, dim)[part.number].flatten(dim, dim + 1)
 
 
-def put_part(tensor: Tensor, part: Part | None, own: Tensor, dim: int = -1) -> Tensor:
+def put_part(tensor: Tensor, part: FusedPart | None, own: Tensor, dim: int = -1) -> Tensor:
     """``tensor`` with ``own`` in place of what :func:`take_part` takes; a new tensor."""
     if part is None:
         return own
@@ -71,12 +77,12 @@ def put_part(tensor: Tensor, part: Part | None, own: Tensor, dim: int = -1) -> T
     return torch.cat(pieces, dim=dim + 1).flatten(dim, dim + 1)
 
 
-def _pieces(tensor: Tensor, part: Part, dim: int) -> tuple[Tensor, ...]:
+def _pieces(tensor: Tensor, part: FusedPart, dim: int) -> tuple[Tensor, ...]:
     """All parts as [..., groups, size, ...]."""
     return tensor.unflatten(dim, (part.groups, -1)).split(part.sizes(tensor.shape[dim]), dim=dim + 1)
 
 
-def part_rows(d_out: int, part: Part | None) -> Tensor:
+def part_rows(d_out: int, part: FusedPart | None) -> Tensor:
     """The index of the rows of a [d_out, d_in] weight, or of the features of an output, that a part owns."""
     return take_part(torch.arange(d_out), part)
 
@@ -129,6 +135,6 @@ def write_weight(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None
     """Write a [d_out, d_in] weight and a bias [d_out] into the layer's own parameters, in place."""
     target = read_weight(module)
     target.copy_(weight)
-    own = getattr(module, "bias", None)
+    own = bias_of(module)
     if own is not None and bias is not None:
         own.copy_(bias)

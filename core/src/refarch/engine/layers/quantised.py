@@ -49,7 +49,7 @@ def dequantised(module: nn.Module) -> Tensor:
         return module.weight.dequantize().detach()  # type: ignore[no-any-return, operator, union-attr]
     from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
-    _as_loaded(module)
+    restore_order(module)
     weight = module.weight
     assert isinstance(weight, nn.Parameter)
     found: Tensor = dequantize_bnb_weight(weight, SimpleNamespace(SCB=_scales(module)))
@@ -62,7 +62,7 @@ def _scales(module: nn.Module) -> Tensor | None:
     return getattr(getattr(module, "state", None), "SCB", None) if found is None else found
 
 
-def _as_loaded(module: nn.Module) -> None:
+def restore_order(module: nn.Module) -> None:
     """Some CPUs' kernels reorder a 4-bit weight while evaluating; saving it, as here, puts the order back."""
     if getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False):
         module.state_dict()
@@ -81,7 +81,7 @@ def keep_order(model: nn.Module) -> list[nn.Module]:
     """
     found = [module for module in model.modules() if getattr(module, _REORDERS, False)]
     for module in found:
-        _as_loaded(module)
+        restore_order(module)
         module.__dict__[_REORDERS] = False
     return found
 
@@ -94,7 +94,7 @@ def free_order(modules: list[nn.Module]) -> None:
 
 def stored(module: nn.Module) -> list[Tensor]:
     """The tensors that hold a quantised weight."""
-    _as_loaded(module)
+    restore_order(module)
     weight = module.weight
     assert isinstance(weight, Tensor)
     return inner_tensors(weight)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from refarch.architecture import FamilySpec, Layers, SlotRef, StackTable, parse_entry
-from refarch.architecture.family import Part, parse_head
+from refarch.architecture.family import FusedPart, parse_head
 from refarch.architecture.slots import SLOTS
 from refarch.engine.functions.function import SlotShape
 from refarch.engine.layers.linear import matrix, take_part, widths
 from refarch.engine.layers.quantised import dequantised, quantised
-from refarch.engine.slots.site import Place, Site
+from refarch.engine.slots.site import InputStack, Place, Site
 from refarch.errors import SlotError, nearest
 
 
@@ -200,7 +200,9 @@ class Resolver:
             norm = find(self.base, "", stack.embedding_norm) if stack.embedding_norm else None
             if norm is not None and (not layers.stacks or stack.name in layers.stacks):
                 shape = self._shape(ref, norm, widths(norm.module), stack)
-                sites.append(Site(_address(stack, None, ref), ref, norm, shape, None, stack))
+                sites.append(
+                    Site(_address(stack, None, ref), ref, norm, shape, None, stack, stack_module=self._runs(stack))
+                )
         return sites
 
     def _model_site(self, ref: SlotRef) -> Site | None:
@@ -215,10 +217,11 @@ class Resolver:
             return None
         width = widths(embedding.module)
         if ref.slot.name == "inputs":
-            stack = self.stacks[0]
-            module = submodule(self.base, stack.module)
-            place = Place(stack.module, module) if module is not None else None
-            return Site("inputs", ref, place, self._shape(ref, embedding, width), embedding) if place else None
+            module = self._runs(self.stacks[0])
+            if module is None:
+                return None
+            place, shape = Place(self.stacks[0].module, module), self._shape(ref, embedding, width)
+            return Site("inputs", ref, place, shape, embedding, inputs=self._input_stack(embedding.module))
         return Site("embedding", ref, embedding, self._shape(ref, embedding, width))
 
     def _site(self, ref: SlotRef, stack: StackTable, index: int | None) -> Site | None:
@@ -242,7 +245,33 @@ class Resolver:
         shape = self._shape(ref, end, width, stack, index)
         projections = self._projections(ref, stack, prefix) if of_keys else ()
         bias = submodule(self.base, stack.position_bias) if of_keys and stack.position_bias else None
-        return Site(_address(stack, index, ref), ref, end, shape, entry, stack, projections, position_bias=bias)
+        return Site(
+            _address(stack, index, ref),
+            ref,
+            end,
+            shape,
+            entry,
+            stack,
+            projections,
+            position_bias=bias,
+            stack_module=self._runs(stack),
+        )
+
+    def _runs(self, stack: StackTable) -> nn.Module | None:
+        """The module that runs a stack."""
+        return submodule(self.base, stack.module)
+
+    def _input_stack(self, embedding: nn.Module) -> InputStack:
+        """What belongs to the first stack, before whose inputs tokens are put."""
+        table, others = self.stacks[0], self.stacks[1:]
+        after_padding = table.positions == "after padding"
+        return InputStack(
+            embedding,
+            decoder=self._runs(others[0]) if others else None,
+            body=submodule(self.base, table.body) if table.body else None,
+            first=int(self.model.config.pad_token_id) + 1 if after_padding else 0,
+            causal=table.name == "decoder",
+        )
 
     def _projections(self, ref: SlotRef, stack: StackTable, prefix: str) -> tuple[Place, ...]:
         """The modules that make keys and values; empty where the table does not name both."""
@@ -297,7 +326,7 @@ class Resolver:
 
 def _shared(sites: list[Site]) -> list[str]:
     """Where one module would be adapted several times over, because it serves several of the chosen layers."""
-    by_module: dict[tuple[int, Part | None], list[str]] = {}
+    by_module: dict[tuple[int, FusedPart | None], list[str]] = {}
     for site in sites:
         by_module.setdefault((id(site.end.module), site.end.part), []).append(site.address)
     return [

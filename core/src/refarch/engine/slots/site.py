@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from refarch.architecture import SlotRef, StackTable
-from refarch.architecture.family import Part
+from refarch.architecture.family import FusedPart
 from refarch.engine.functions.function import SlotShape
 
 
@@ -17,7 +17,26 @@ class Place:
 
     path: str
     module: nn.Module
-    part: Part | None = None
+    part: FusedPart | None = None
+
+
+@dataclass
+class InputStack:
+    """What belongs to a stack whose inputs tokens are put before.
+
+    Attributes:
+        embedding: the token embedding.
+        decoder: the stack that attends to this one's output, if any.
+        body: the module inside the stack whose output the stack reads on, if any.
+        first: the position of a sequence's first token.
+        causal: whether its tokens see earlier ones alone.
+    """
+
+    embedding: nn.Module
+    decoder: nn.Module | None
+    body: nn.Module | None
+    first: int
+    causal: bool
 
 
 @dataclass
@@ -35,6 +54,8 @@ class Site:
         position_bias: for keys and values, the module that computes the stack's position biases.
         shape: what the function is built for.
         stack: the stack's table, or None for a slot of the model.
+        stack_module: the module that runs the stack and takes its mask and cache; None for a slot of the model.
+        inputs: at ``inputs``, what belongs to the stack.
     """
 
     address: str
@@ -46,3 +67,5 @@ class Site:
     projections: tuple[Place, ...] = ()
     attends: Place | None = None
     position_bias: nn.Module | None = None
+    stack_module: nn.Module | None = None
+    inputs: InputStack | None = None

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from refarch.engine import Adaptation
 from refarch.engine.adaptation.plan import read_shape
-from refarch.engine.functions.experts import own_functions, own_parameters
+from refarch.engine.functions.function import own_parameters
 from refarch.engine.layers.precision import parameter_dtype
 from refarch.errors import CompositionError
 from refarch.testing.case import Case, NotApplicable, Snapshot, collect, expect_equal, unchanged
@@ -19,7 +19,7 @@ def delta_matches_forward(case: Case) -> None:
     """A linear function's delta() is the matrix of its forward(): x @ delta.T == function(x)."""
     _, adaptation, _ = case.attached()
     linear = [item for item in adaptation.insertions if item.spec.form == "linear" and item.spec.input_type == "hidden"]
-    own = [(item, function.eval()) for item in linear for _, function in own_functions(item.function)]
+    own = [(item, function.eval()) for item in linear for _, function in item.function.members()]
     if not own:
         raise NotApplicable("no module of it is linear in hidden states")
     for item, function in own:
@@ -104,7 +104,7 @@ def unmergeable_is_refused(case: Case) -> None:
     if not reasons:
         raise NotApplicable("it merges exactly")
     snapshot, expected = Snapshot(model), outputs(model, batch)
-    places = [*adaptation.copies, *(binding.site.address for binding in adaptation.bound)]
+    places = [*adaptation.copies, *(binding.site.address for binding in adaptation.bindings)]
     try:
         adaptation.merge()
     except CompositionError as error:

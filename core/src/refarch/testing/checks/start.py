@@ -9,30 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from refarch.architecture import SLOTS, TechniqueSpec, parse_slot
+from refarch.architecture import SLOTS, parse_slot
 from refarch.engine import Adaptation, Resolver
 from refarch.engine.adaptation.plan import read_shape
 from refarch.errors import SlotError, SpecError
 from refarch.plugins.registry import resolve
 from refarch.testing.case import Case, NotApplicable, Snapshot, collect, expect_equal, unchanged
-from refarch.testing.light import expect_light
+from refarch.testing.checks.plugin import light_import, survives_json
 from refarch.testing.models import all_tiny, outputs
 
 MISSPELT = "attention.qeury"
 
 
-def light_import(case: Case) -> None:
-    """Importing the plugin and calling its hook imports no torch."""
-    if not isinstance(case.technique, str):
-        raise NotApplicable("an inline spec belongs to no plugin")
-    expect_light("technique", case.technique)
-
-
 def spec_is_plain_data(case: Case) -> None:
     """The spec survives JSON, and every preset configures."""
     spec = case.spec
-    again = TechniqueSpec.from_json(spec.to_json())
-    assert again == spec, f"{spec.name!r}: the spec changes on its way through JSON; use plain values only"
+    survives_json(spec, spec.name)
     for preset in spec.presets:
         spec.configure({"preset": preset})
     assert sum(option.size for option in spec.options) <= 1, (

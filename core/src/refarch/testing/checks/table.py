@@ -15,9 +15,10 @@ from refarch.engine import Resolver, Site
 from refarch.engine.adaptation.attach import attach
 from refarch.engine.layers.linear import part_rows, read_weight
 from refarch.engine.slots.resolver import find, submodule
+from refarch.plugins.scan import Kind
 from refarch.testing import probes
 from refarch.testing.case import NotApplicable, collect, randomise
-from refarch.testing.light import expect_light
+from refarch.testing.checks.plugin import light_import
 from refarch.testing.models import Tiny, outputs
 
 
@@ -41,16 +42,14 @@ class Backbone:
         return f"{self.family.tiny.model_type}-{self.tiny.auto_class}"
 
     @property
+    def plugin(self) -> tuple[Kind, str] | None:
+        """The installed plugin that provides the table."""
+        return None if self.name is None else ("backbone", self.name)
+
+    @property
     def family(self) -> FamilySpec:
         """The table."""
         return self.tiny.family
-
-
-def light_import(case: Backbone) -> None:
-    """Importing the plugin and calling its hook imports no torch."""
-    if case.name is None:
-        raise NotApplicable("an inline spec belongs to no plugin")
-    expect_light("backbone", case.name)
 
 
 def model_types_are_known(case: Backbone) -> None:

@@ -14,10 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refarch.architecture import Formulation, TaskSpec
-from refarch.plugins.registry import default_registry, resolve
+from refarch.plugins.registry import default_registry
+from refarch.plugins.scan import Kind
+from refarch.tasks.making import make_task
 from refarch.tasks.task import Data, Rows, Task
 from refarch.testing.case import Check, NotApplicable, collect
-from refarch.testing.light import expect_light
+from refarch.testing.checks.plugin import light_import, survives_json
 from refarch.testing.models import Tiny, all_tiny, all_with_head
 from refarch.testing.tokenizer import tiny_tokenizer
 
@@ -48,6 +50,11 @@ class TaskCase:
     def label(self) -> str:
         """The task's name, and the formulation's where there are several."""
         return f"{self.spec.name}-{self.formulation.name}" if len(self.spec.ways()) > 1 else self.spec.name
+
+    @property
+    def plugin(self) -> tuple[Kind, str] | None:
+        """The installed plugin that provides the task."""
+        return ("task", self.task) if isinstance(self.task, str) else None
 
     @functools.cached_property
     def formulation(self) -> Formulation:
@@ -89,11 +96,13 @@ class TaskCase:
         """The tokenizer that texts are encoded with."""
         return tiny_tokenizer()
 
+    def unread(self) -> Task:
+        """The task before it has read any data."""
+        return make_task(self.spec, self.options, self.formulation.name)
+
     def read(self, seed: int = SEED) -> tuple[Task, Data]:
         """The task, read and encoded afresh."""
-        task = resolve(self.spec.implementation)(**self.options)
-        assert isinstance(task, Task), f"{self.spec.implementation} is no refarch.Task"
-        task.formulation, task.metric = self.formulation.name, self.spec.metric
+        task = self.unread()
         task.read(seed)
         return task, task.encode(self.tokenizer)
 
@@ -118,16 +127,9 @@ def task_cases(task: str | TaskSpec, prepare: Callable[[], dict[str, Any]]) -> l
     return [TaskCase(task, prepare, way.name) for way in TaskCase(task, prepare).spec.ways()]
 
 
-def light_import(case: TaskCase) -> None:
-    """Importing the plugin and calling its hook imports no torch."""
-    if not isinstance(case.task, str):
-        raise NotApplicable("an inline spec belongs to no plugin")
-    expect_light("task", case.task)
-
-
 def spec_is_plain_data(case: TaskCase) -> None:
     """The spec survives JSON."""
-    assert TaskSpec.from_json(case.spec.to_json()) == case.spec, f"{case.label!r}: the spec changes through JSON"
+    survives_json(case.spec, case.label)
 
 
 def reads_and_encodes(case: TaskCase) -> None:
@@ -247,8 +249,7 @@ def answers_new_texts(case: TaskCase) -> None:
         raise NotApplicable("the task defines no ask(), so what it trains is used by other code than refarch predict")
     if not case.fitting:
         raise NotApplicable(f"no installed family has a tiny {case.formulation.auto_class}")
-    unread: Task = resolve(case.spec.implementation)(**case.options)
-    unread.formulation, unread.metric = case.formulation.name, case.spec.metric
+    unread = case.unread()
     texts = ["a word", "some more words than those", "a word"]
     for tiny in [next(t for t in case.fitting if t.kind == kind) for kind in {t.kind for t in case.fitting}]:
         model = case.model(tiny, **task.model_arguments()).eval()

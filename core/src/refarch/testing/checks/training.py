@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from refarch.engine import Adaptation, load
-from refarch.engine.functions.experts import own_parameters
+from refarch.engine.functions.function import own_parameters
 from refarch.errors import PluginError
 from refarch.testing.case import (
     Case,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from refarch.errors import DataError, UsageError, did_you_mean
-from refarch.tasks import Table, read_source, require_unique, shown, text_of
+from refarch.tasks import Table, read_source, shown, text_of
 
 Message = dict[str, Any]
 """At least ``role`` and ``content``, both text; what else there is goes to the chat template too."""
@@ -71,8 +71,6 @@ def from_table(table: Table, options: Mapping[str, Any]) -> Conversations:
     Raises:
         DataError: a column is missing (with the nearest names); a row holds no conversation; with its line.
     """
-    if options["id_column"] is not None:
-        require_unique(table, options["id_column"])
     columns = find_columns(table, options)
     found: list[list[Message]] = []
     for index in range(len(table)):

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch import Data, Task
-from refarch.architecture import validate_options
+from refarch import Data
 from refarch.errors import DataError, RunError, UsageError
-from refarch.tasks import IGNORED, TEXT_KINDS, Question, Rows, generate, mean_loss, pair_collator, parted
+from refarch.tasks import IGNORED, TEXT_KINDS, ItemTask, Question, Rows, generate, mean_loss, pair_collator
 from refarch_instruction_tuning import OPTIONS, answers
 from refarch_instruction_tuning.conversations import ANSWERS, Conversations, read_conversations
 from refarch_instruction_tuning.encoding import Chats, encode
@@ -22,7 +21,7 @@ from refarch_instruction_tuning.packing import PackedCollator, check_packing, pa
 MATCHES = "exact_match"
 
 
-class InstructionTuning(Task):
+class InstructionTuning(ItemTask[Conversations]):
     """Learn to answer from conversations.
 
     Args:
@@ -32,12 +31,12 @@ class InstructionTuning(Task):
         SpecError: a misspelt option or a wrong value.
     """
 
+    declared = OPTIONS
     formulation = "generative"
     metric = "loss"
 
     def __init__(self, **options: Any) -> None:
-        self.options = validate_options(OPTIONS, options, type(self).__name__)
-        self.splits: dict[str, Conversations] = {}
+        super().__init__(**options)
         self.examples: Chats | None = None
         self.tested: Chats | None = None
         self.vocabulary = 0
@@ -47,11 +46,11 @@ class InstructionTuning(Task):
         """What was read, without what :meth:`encode` has made of it: tasks that have read the same are equal."""
         return {**self.__dict__, "examples": None, "tested": None, "vocabulary": 0, "mask": None}
 
-    def read(self, seed: int) -> None:
-        """Read and check the data; make the missing splits, with conversations that ask the same in one of them.
+    def given(self) -> dict[str, Conversations]:
+        """The conversations of each split that the source has.
 
-        Args:
-            seed: used where the option ``split_seed`` is not set.
+        Raises:
+            UsageError: the options do not fit the score or the backbone.
         """
         if self.metric == MATCHES and self.options["match"] is None:
             raise UsageError("the score is of matching answers, but match is not set", "set task.match")
@@ -61,14 +60,11 @@ class InstructionTuning(Task):
                 " them apart",
                 "set task.packing=false",
             )
-        splits = read_conversations(self.options)
-        self.splits = parted(
-            splits,
-            self.options,
-            seed,
-            groups=lambda train: [train.asked(index) for index in range(len(train))],
-            where=splits["train"].source,
-        )
+        return read_conversations(self.options)
+
+    def groups(self, examples: Conversations) -> list[str]:
+        """What is asked."""
+        return [examples.asked(index) for index in range(len(examples))]
 
     def model_arguments(self) -> dict[str, Any]:
         """None: the language modelling head is the backbone's own."""

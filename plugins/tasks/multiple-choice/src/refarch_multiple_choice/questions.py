@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from refarch.errors import DataError
-from refarch.tasks import Items, Table, read_source, require_unique, shown, text_of
+from refarch.tasks import Items, Table, read_source, shown, text_of
 
 FORMAT = "Answer format:"
 """In an instruction, what the labels of its choices stand behind: ``Answer format: answer1/answer2``."""
@@ -49,8 +49,6 @@ def from_table(table: Table, options: Mapping[str, Any]) -> Questions:
         DataError: a column is missing (with the nearest names); a question lacks text, choices or its answer; with its
             line.
     """
-    if options["id_column"] is not None:
-        require_unique(table, options["id_column"])
     read = _instruction if options["instructions"] else _columns
     return Questions([read(table, index, options) for index in range(len(table))], table.path)
 

@@ -11,16 +11,15 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch import Data, Task
-from refarch.architecture import validate_options
+from refarch import Data
 from refarch.errors import RunError, UsageError
-from refarch.tasks import TEXT_KINDS, Rows, check_template, collect, log_likelihoods, pair_collator, parted
+from refarch.tasks import TEXT_KINDS, ItemTask, Rows, check_template, collect, log_likelihoods, pair_collator
 from refarch_multiple_choice import OPTIONS
 from refarch_multiple_choice.encoding import CONTEXT, ChoiceCollator, Chosen, Compared, chosen, compared
 from refarch_multiple_choice.questions import Questions, read_questions
 
 
-class MultipleChoice(Task):
+class MultipleChoice(ItemTask[Questions]):
     """Choose the right one of several answers.
 
     Args:
@@ -31,33 +30,29 @@ class MultipleChoice(Task):
         UsageError: the prompt is no template, or has a context where there is none.
     """
 
+    declared = OPTIONS
     formulation = "generative"
     metric = "accuracy"
 
     def __init__(self, **options: Any) -> None:
-        self.options = validate_options(OPTIONS, options, type(self).__name__)
+        super().__init__(**options)
         prompt = self.options["prompt"]
         if prompt is not None:
             check_template(prompt, ["question"], ["context"])
             if CONTEXT in prompt and self.options["context_column"] is None:
                 raise UsageError(f"the prompt {prompt!r} has {CONTEXT}", "name the column with it: context_column=...")
-        self.splits: dict[str, Questions] = {}
 
-    def read(self, seed: int) -> None:
-        """Read and check the data; make the missing splits, the right choices' numbers in proportion.
+    def given(self) -> dict[str, Questions]:
+        """The questions of each split that the source has."""
+        return read_questions(self.options)
 
-        Args:
-            seed: used where the option ``split_seed`` is not set.
-        """
-        splits = read_questions(self.options)
-        self.splits = parted(
-            splits,
-            self.options,
-            seed,
-            groups=lambda train: [" ".join(f"{item.context} {item.text}".lower().split()) for item in train.items],
-            labels=_answers,
-            where=splits["train"].source,
-        )
+    def groups(self, examples: Questions) -> list[str]:
+        """What is asked, and about what."""
+        return [" ".join(f"{item.context} {item.text}".lower().split()) for item in examples.items]
+
+    def labels(self, examples: Questions) -> list[str]:
+        """The right choices' numbers."""
+        return [str(item.answer) for item in examples.items]
 
     def model_arguments(self) -> dict[str, Any]:
         """None: a backbone that writes has its own head, and the new one has one output whatever the choices."""
@@ -147,8 +142,3 @@ class MultipleChoice(Task):
             F.cross_entropy(values[None], torch.tensor([item.answer])) for values, item in zip(own, items, strict=True)
         ]
         return {**found, "loss": float(torch.stack(losses).mean())}
-
-
-def _answers(questions: Questions) -> list[str]:
-    """The right choices' numbers, by which splits are made in proportion."""
-    return [str(item.answer) for item in questions.items]

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from refarch.errors import DataError, did_you_mean
-from refarch.tasks import Items, Table, not_json, read_source, read_text, refuse_halves, require_unique, shown, text_of
+from refarch.tasks import Items, Table, not_json, read_source, read_text, refuse_halves, shown, text_of
 
 logger = logging.getLogger(__name__)
 _FIELDS = ("id_column", "question_column", "context_column", "answers_column")
-_DEFAULT_ID = "id"  # may be missing; a column that the user names may not
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def read_questions(options: Mapping[str, Any], located: bool) -> dict[str, Quest
         UsageError: neither ``train`` nor ``dataset`` is set.
         DataError: a file or data set is missing or malformed; names the file and the place.
     """
-    source = read_source(options, "question-answering", {".json": lambda path: read_json(path, options)})
+    source = read_source(options, "question-answering", {".json": lambda path: read_json(path, options)}, "id")
     return {name: from_table(table, options, located) for name, table in source.tables.items()}
 
 
@@ -132,8 +131,6 @@ def from_table(table: Table, options: Mapping[str, Any], located: bool) -> Quest
         DataError: a column is missing (with the nearest names), two rows have one identifier, a text is missing, or an
             answer is not where it should be; with the place.
     """
-    if options["id_column"] in table.columns or options["id_column"] != _DEFAULT_ID:
-        require_unique(table, options["id_column"])
     answers = table.column(options["answers_column"])
     starts = table.columns.get(options["start_column"], [None] * len(table))
     items, searched = [], 0

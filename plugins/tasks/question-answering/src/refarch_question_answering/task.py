@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch import Data, Task
-from refarch.architecture import validate_options
+from refarch import Data
 from refarch.errors import RunError
-from refarch.tasks import TEXT_KINDS, PairCollator, Rows, collect, generate, pair_collator, pair_of, parted
+from refarch.tasks import TEXT_KINDS, ItemTask, PairCollator, Rows, collect, generate, pair_collator, pair_of
 from refarch_question_answering import OPTIONS, squad, windows, written
 from refarch_question_answering.examples import Question, Questions, read_questions
 
@@ -33,7 +32,7 @@ class SpanCollator:
         return {**self.pairs(rows), **places}
 
 
-class QuestionAnswering(Task):
+class QuestionAnswering(ItemTask[Questions]):
     """Answer questions about a text.
 
     Args:
@@ -44,31 +43,28 @@ class QuestionAnswering(Task):
         UsageError: the prompt is no template.
     """
 
+    declared = OPTIONS
     formulation = "extractive"
 
     def __init__(self, **options: Any) -> None:
-        self.options = validate_options(OPTIONS, options, type(self).__name__)
+        super().__init__(**options)
         if self.options["prompt"] is not None:
             written.check_prompt(self.options["prompt"])
-        self.splits: dict[str, Questions] = {}
         self.unanswerable = bool(self.options["unanswerable"])
 
-    def read(self, seed: int) -> None:
-        """Read and check the data; make the missing splits, with all questions about one text in one of them.
+    def given(self) -> dict[str, Questions]:
+        """The questions of each split that the source has."""
+        found = read_questions(self.options, located=self.formulation not in TEXT_KINDS)
+        self._decide([item for part in found.values() for item in part.items], found["train"].source)
+        return found
 
-        Args:
-            seed: used where the option ``split_seed`` is not set.
-        """
-        splits = read_questions(self.options, located=self.formulation not in TEXT_KINDS)
-        self.splits = parted(
-            splits,
-            self.options,
-            seed,
-            groups=lambda train: [item.context for item in train.items],
-            labels=_answered,
-            where=splits["train"].source,
-        )
-        self._decide([item for part in splits.values() for item in part.items], splits["train"].source)
+    def groups(self, examples: Questions) -> list[str]:
+        """The texts that are asked about."""
+        return [item.context for item in examples.items]
+
+    def labels(self, examples: Questions) -> list[str]:
+        """Whether each question has an answer."""
+        return ["answer" if item.answers else "none" for item in examples.items]
 
     def _decide(self, items: Sequence[Question], source: str) -> None:
         """Whether questions may have no answer: as the option says, or as the questions of all splits show."""
@@ -168,11 +164,6 @@ class QuestionAnswering(Task):
         texts = generate(model, tokenizer, prompts, batch_size, max_new_tokens=self.options["max_answer"])
         no_answer = self.options["no_answer"] if self.unanswerable else None
         return [written.answer(text, no_answer) for text in texts]
-
-
-def _answered(questions: Questions) -> list[str]:
-    """For each question whether it has an answer, by which splits are made in proportion."""
-    return ["answer" if item.answers else "none" for item in questions.items]
 
 
 def _sentence(question: str, context: str) -> str:

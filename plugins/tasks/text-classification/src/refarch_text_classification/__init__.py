@@ -4,28 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from refarch import SOURCE_OPTIONS, SPLIT_OPTIONS as SPLITS, Option, TaskSpec, hookimpl
-from refarch_text_classification.presets import EXTRA, presets
+from refarch import TaskSpec, hookimpl
+from refarch_text_classification.options import OPTIONS, SPLIT_OPTIONS
+from refarch_text_classification.presets import presets
 
 if TYPE_CHECKING:
     from refarch_text_classification.examples import Corpus, Examples
     from refarch_text_classification.task import TextClassification
-
-CUT_OPTION = Option(
-    name="max_length",
-    type="integer",
-    default=128,
-    minimum=2,
-    help="tokens, at most the tokenizer's own limit; longer texts are cut at the end",
-)
-SPLIT_OPTIONS = (*SPLITS, CUT_OPTION)
-"""The options that make sense for a preset as well, which brings its own data."""
-
-OPTIONS = (
-    *SOURCE_OPTIONS,
-    *EXTRA,
-    *SPLIT_OPTIONS,
-)
 
 SPEC = TaskSpec(
     name="text-classification",

@@ -70,6 +70,12 @@ class Corpus:
     test: Examples | None = None
     names: Sequence[str] | None = None
 
+    @property
+    def given(self) -> dict[str, Examples]:
+        """The splits that are there, by name."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
 
 def from_table(
     table: Table,

@@ -44,7 +44,7 @@ class TextRegression(TextClassification):
         """The numbers."""
         return [float(label) for label in examples.labels]
 
-    def strata(self, examples: Examples) -> Sequence[str]:
+    def labels(self, examples: Examples) -> Sequence[str]:
         """The same for all: splits do not depend on the numbers."""
         return [""] * len(examples)
 

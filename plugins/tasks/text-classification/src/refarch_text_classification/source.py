@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from refarch.tasks import read_source, require_unique
+from refarch.tasks import read_source
 from refarch_text_classification.examples import Corpus, from_table
 
 
@@ -22,11 +22,9 @@ def read_corpus(options: Mapping[str, Any], numbers: bool = False) -> Corpus:
     """
     source = read_source(options, "text-classification")
     names = source.label_names(options["label_column"])
-    parts = {}
-    for split, table in source.tables.items():
-        if options["id_column"] is not None:
-            require_unique(table, options["id_column"])
-        parts[split] = from_table(
-            table, options["text_column"], options["label_column"], names, options["pair_column"], numbers
-        )
+    columns = (options["text_column"], options["label_column"])
+    parts = {
+        split: from_table(table, *columns, names, options["pair_column"], numbers)
+        for split, table in source.tables.items()
+    }
     return Corpus(parts["train"], parts.get("validation"), parts.get("test"), names)

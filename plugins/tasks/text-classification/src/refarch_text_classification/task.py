@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -14,32 +13,35 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch import Data, Option, Task
-from refarch.architecture import validate_options
+from refarch import Data, Option
 from refarch.errors import DataError, RunError
-from refarch.tasks import Question, collect, parted
-from refarch_text_classification import OPTIONS
+from refarch.tasks import ItemTask, Question, collect
 from refarch_text_classification.examples import Corpus, Examples, label_names, numbered
+from refarch_text_classification.options import OPTIONS
 from refarch_text_classification.source import read_corpus
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Splits:
-    """The examples of each split, and the labels' names in the order of their numbers."""
+class Splits(dict[str, Examples]):
+    """The examples of each split by its name.
 
-    train: Examples
-    validation: Examples | None
-    test: Examples
-    names: Sequence[str]
+    Args:
+        parts: by name; ``train`` and ``test`` are there.
+        names: the labels' names in the order of their numbers.
+    """
+
+    def __init__(self, parts: Mapping[str, Examples], names: Sequence[str]) -> None:
+        super().__init__(parts)
+        self.names = names
+        self.train, self.validation, self.test = self["train"], self.get("validation"), self["test"]
 
 
-class TextClassification(Task):
+class TextClassification(ItemTask[Examples]):
     """Classify texts.
 
-    A preset with data of its own subclasses this, sets ``options``' declaration in :attr:`declared` and overrides
-    :meth:`corpus`, and :meth:`group` where examples belong together.
+    A preset with data of its own subclasses this, declares its options and overrides :meth:`corpus`, and :meth:`group`
+    where examples belong together.
 
     Args:
         options: by name; those left out get their defaults.
@@ -52,8 +54,8 @@ class TextClassification(Task):
     metric = "accuracy"
 
     def __init__(self, **options: Any) -> None:
-        self.options = validate_options(self.declared, options, type(self).__name__)
-        self._splits: Splits | None = None
+        super().__init__(**options)
+        self._names: Sequence[str] = ()
 
     def corpus(self) -> Corpus:
         """Read and check the data.
@@ -67,18 +69,28 @@ class TextClassification(Task):
         """Examples with equal groups are never parted by a split that is made here: those of the same text."""
         return " ".join(text.lower().split())
 
-    def read(self, seed: int) -> None:
-        """Read and check the data; make the missing splits, stratified by label, from the seed alone.
+    def groups(self, examples: Examples) -> list[Hashable]:
+        """The group of each."""
+        return [self.group(examples.whole(index)) for index in range(len(examples))]
 
-        Args:
-            seed: used where the option ``split_seed`` is not set.
-        """
+    def given(self) -> dict[str, Examples]:
+        """The texts of each split that there is; their labels' names are noted."""
         corpus = self.corpus()
-        names = self.names(corpus)
-        for part in (corpus.train, corpus.validation, corpus.test):
-            if part is not None:
-                self.targets(part, names)  # before the limits, which could hide a row with an unknown label
-        self._splits = self._parted(corpus, names, seed)
+        self._names = self.names(corpus)
+        for part in corpus.given.values():
+            self.targets(part, self._names)  # before the limits, which could hide a row with an unknown label
+        return corpus.given
+
+    def parted(self, given: Mapping[str, Examples], seed: int) -> Splits:
+        """The splits to work with, and the labels' names."""
+        return Splits(super().parted(given, seed), self._names)
+
+    @property
+    def splits(self) -> Splits:
+        """The splits, once they are read."""
+        found = super().splits
+        assert isinstance(found, Splits)
+        return found
 
     def names(self, corpus: Corpus) -> list[str]:
         """The labels' names, in the order of their numbers.
@@ -101,17 +113,6 @@ class TextClassification(Task):
             DataError: a label is none of the names, with its line.
         """
         return numbered(examples, names)
-
-    @property
-    def splits(self) -> Splits:
-        """The splits, once they are read.
-
-        Raises:
-            RuntimeError: :meth:`read` was not called.
-        """
-        if self._splits is None:
-            raise RuntimeError("the data are not read yet; call read(seed) first")
-        return self._splits
 
     def model_arguments(self) -> dict[str, Any]:
         """The number of labels and their names."""
@@ -172,21 +173,9 @@ class TextClassification(Task):
         answer = np.tile(np.eye(len(names))[list(names).index(majority)], (len(labels), 1))
         return {"majority": self.metrics(answer, labels)[self.metric]}
 
-    def strata(self, examples: Examples) -> Sequence[str]:
-        """What made splits and limits keep in proportion: the labels."""
+    def labels(self, examples: Examples) -> Sequence[str]:
+        """The labels."""
         return examples.labels
-
-    def _parted(self, corpus: Corpus, names: Sequence[str], seed: int) -> Splits:
-        given = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
-        made = parted(
-            {name: part for name, part in given.items() if part is not None},
-            self.options,
-            seed,
-            groups=lambda train: [self.group(train.whole(index)) for index in range(len(train))],
-            labels=self.strata,
-            where=corpus.train.source,
-        )
-        return Splits(made["train"], made.get("validation"), made["test"], names)
 
     def ask(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Question], batch_size: int

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from refarch.errors import DataError
-from refarch.tasks import Items, Table, read_source, require_unique, shown
+from refarch.tasks import Items, Table, read_source, shown
 
 logger = logging.getLogger(__name__)
 PARTS = 3
@@ -49,8 +49,6 @@ def from_table(table: Table, options: Mapping[str, Any]) -> Examples:
     Raises:
         DataError: a column is missing (with the nearest names); a row has no source or no target; with its line.
     """
-    if options["id_column"] is not None:
-        require_unique(table, options["id_column"])
     name, target = options["source_column"], options["target_column"]
     found: dict[str, tuple[list[str], str]] = {}
     skipped = 0

@@ -10,12 +10,12 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch import Data, Task
-from refarch.architecture import validate_options
+from refarch import Data
 from refarch.errors import DataError, RunError
 from refarch.tasks import (
     TEXT_KINDS,
     Features,
+    ItemTask,
     Question,
     Rows,
     check_template,
@@ -25,7 +25,6 @@ from refarch.tasks import (
     mean_loss,
     pair_collator,
     pair_of,
-    parted,
     prompt_room,
 )
 from refarch_text_generation import OPTIONS
@@ -57,7 +56,7 @@ class Asked:
         return self.rows[index]
 
 
-class TextGeneration(Task):
+class TextGeneration(ItemTask[Examples]):
     """Write a text from a given one.
 
     Args:
@@ -68,28 +67,21 @@ class TextGeneration(Task):
         UsageError: the prompt is no template.
     """
 
+    declared = OPTIONS
     formulation = "generative"
     metric = "rougeL"
 
     def __init__(self, **options: Any) -> None:
-        self.options = validate_options(OPTIONS, options, type(self).__name__)
+        super().__init__(**options)
         check_template(self.options["prompt"], ["source"])
-        self.splits: dict[str, Examples] = {}
 
-    def read(self, seed: int) -> None:
-        """Read and check the data; make the missing splits, with all references of a source in one of them.
+    def given(self) -> dict[str, Examples]:
+        """The sources and references of each split that there is."""
+        return read_examples(self.options)
 
-        Args:
-            seed: used where the option ``split_seed`` is not set.
-        """
-        splits = read_examples(self.options)
-        self.splits = parted(
-            splits,
-            self.options,
-            seed,
-            groups=lambda train: [" ".join(item.source.lower().split()) for item in train.items],
-            where=splits["train"].source,
-        )
+    def groups(self, examples: Examples) -> list[str]:
+        """The sources."""
+        return [" ".join(item.source.lower().split()) for item in examples.items]
 
     def model_arguments(self) -> dict[str, Any]:
         """None: the head is the backbone's own."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from refarch.errors import DataError, did_you_mean
-from refarch.tasks import Table, read_source, read_text, require_unique, shown
+from refarch.tasks import Table, read_source, read_text, shown
 from refarch_token_classification.schemes import OUTSIDE, as_iob2, found, names, parts, problem
 
 logger = logging.getLogger(__name__)
@@ -157,8 +157,6 @@ def from_table(table: Table, options: Mapping[str, Any], declared: Sequence[str]
     Raises:
         DataError: a column is missing (with the nearest names); a row's lists do not fit; with its line.
     """
-    if options["id_column"] is not None:
-        require_unique(table, options["id_column"])
     rows = list(zip(table.column(options["tokens_column"]), table.column(options["tags_column"]), strict=True))
     own_lines = isinstance(table, ConllTable)
     words, tags, places, lines = [], [], [], []

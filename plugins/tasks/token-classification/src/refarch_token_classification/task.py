@@ -12,17 +12,16 @@ from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2, IOBES
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refarch import Data, Task
-from refarch.architecture import validate_options
+from refarch import Data
 from refarch.errors import DataError, RunError
-from refarch.tasks import Question, Rows, collect, pair_collator, parted
+from refarch.tasks import ItemTask, Question, Rows, collect, pair_collator
 from refarch_token_classification import OPTIONS
 from refarch_token_classification.schemes import OUTSIDE, parts
 from refarch_token_classification.sentences import Sentences, read_corpus
 from refarch_token_classification.windows import Windows, encode
 
 
-class TokenClassification(Task):
+class TokenClassification(ItemTask[Sentences]):
     """Find entities in sentences.
 
     Args:
@@ -32,27 +31,25 @@ class TokenClassification(Task):
         SpecError: a misspelt option or a wrong value.
     """
 
+    declared = OPTIONS
+
     def __init__(self, **options: Any) -> None:
-        self.options = validate_options(OPTIONS, options, type(self).__name__)
+        super().__init__(**options)
         self.names: Sequence[str] = []
-        self.splits: dict[str, Sentences] = {}
 
-    def read(self, seed: int) -> None:
-        """Read and check the data; make the missing splits, in proportion of sentences with entities.
-
-        Args:
-            seed: used where the option ``split_seed`` is not set.
-        """
+    def given(self) -> Mapping[str, Sentences]:
+        """The sentences of each split that the source has; their tags' names are noted."""
         corpus = read_corpus(self.options)
         self.names = corpus.names
-        self.splits = parted(
-            corpus.splits,
-            self.options,
-            seed,
-            groups=lambda train: [" ".join(words).lower() for words in train.words],
-            labels=_marked,
-            where=corpus.splits["train"].source,
-        )
+        return corpus.splits
+
+    def groups(self, examples: Sentences) -> list[str]:
+        """The words."""
+        return [" ".join(words).lower() for words in examples.words]
+
+    def labels(self, examples: Sentences) -> list[str]:
+        """Whether each sentence has an entity."""
+        return ["some" if any(tag != OUTSIDE for tag in tags) else "none" for tags in examples.tags]
 
     def model_arguments(self) -> dict[str, Any]:
         """The number of tags and their names."""
@@ -182,8 +179,3 @@ def _entities(words: Sequence[str], tags: Sequence[str]) -> list[dict[str, Any]]
         {"kind": kind, "text": " ".join(words[first : last + 1]), "start": first, "stop": last + 1}
         for kind, first, last in get_entities(list(tags))
     ]
-
-
-def _marked(sentences: Sentences) -> list[str]:
-    """For each sentence whether it has an entity, by which splits are made in proportion."""
-    return ["some" if any(tag != OUTSIDE for tag in tags) else "none" for tags in sentences.tags]

@@ -7,8 +7,8 @@ from torch import nn
 from refarch import Adaptation, InterchangeSpec, ModuleSpec
 from refarch.errors import CompositionError
 from refarch_interchange.codec import Written
+from refarch_interchange.mapping.rules import PREFIX, prefix
 from refarch_interchange.places import Places
-from refarch_interchange.rules import PREFIX, prefix
 
 
 def is_extra(adaptation: Adaptation, module: ModuleSpec) -> bool:

@@ -62,7 +62,7 @@ def from_peft(
     """  # noqa: D301
     from refarch import default_registry
     from refarch_interchange.files import locate, read, read_settings, require_base
-    from refarch_interchange.mappings import find
+    from refarch_interchange.mapping.mappings import find
 
     registry = default_registry()
     folder = locate(source, revision)
@@ -174,8 +174,8 @@ def formats(as_json: bool) -> None:
       refarch convert formats --json
     """  # noqa: D301
     from refarch import default_registry, terminal
-    from refarch_interchange.mappings import mappings
-    from refarch_interchange.unmapped import UNMAPPED
+    from refarch_interchange.mapping.mappings import mappings
+    from refarch_interchange.mapping.unmapped import UNMAPPED
 
     known = mappings(default_registry())
     if as_json:

@@ -12,13 +12,14 @@ from transformers import PreTrainedModel
 from refarch import Adaptation, ConfiguredTechnique, FamilySpec, InterchangeSpec, ModuleSpec, Registry, TechniqueSpec
 from refarch.errors import CheckpointError, SpecError
 from refarch.plugins import default_registry, resolve
-from refarch_interchange import extras, rules, settings as peft_settings
+from refarch_interchange import extras
 from refarch_interchange.attaching import filled
 from refarch_interchange.codec import Codec
 from refarch_interchange.files import PeftFiles, locate, read
-from refarch_interchange.mappings import find
+from refarch_interchange.mapping import rules, settings as peft_settings
+from refarch_interchange.mapping.mappings import find
+from refarch_interchange.mapping.operations import Operation, operation
 from refarch_interchange.notes import tell
-from refarch_interchange.operations import Operation, operation
 from refarch_interchange.places import Chosen, Group, Places
 
 KINDS = {"linear": ("linear",), "norm": ("norm",), "attention": ("key_value",), "none": ()}

@@ -12,11 +12,12 @@ from refarch import Adaptation, InterchangeSpec, ModuleSpec, Registry
 from refarch.engine import Insertion, matrix
 from refarch.errors import CompositionError, RefarchError
 from refarch.plugins import default_registry, resolve
-from refarch_interchange import beside, files, rules
+from refarch_interchange import beside, files
 from refarch_interchange.codec import Codec, Written
-from refarch_interchange.mappings import mappings
+from refarch_interchange.mapping import rules
+from refarch_interchange.mapping.mappings import mappings
+from refarch_interchange.mapping.operations import operation
 from refarch_interchange.notes import tell
-from refarch_interchange.operations import operation
 from refarch_interchange.places import Places, suffixes
 
 SAME = (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 @dataclasses.dataclass(frozen=True)
-class States:
+class AttentionCall:
     """One call of the attention function: what the map at ``key_value`` reads.
 
     Attributes:
@@ -53,7 +53,9 @@ class States:
         found: Tensor = self.function(self.module, self.query, keys, values, None, is_causal=False, **own)[0]
         return found
 
-    def before(self, keys: Tensor, values: Tensor, hidden: Tensor | None = None, bias: Tensor | None = None) -> States:
+    def before(
+        self, keys: Tensor, values: Tensor, hidden: Tensor | None = None, bias: Tensor | None = None
+    ) -> AttentionCall:
         """The same call with tokens before its own.
 
         Args:
@@ -82,7 +84,7 @@ class States:
         key, value = torch.cat([keys, self.key], dim=2), torch.cat([values, self.value], dim=2)
         return dataclasses.replace(self, key=key, value=value, mask=mask, kwargs=kwargs)
 
-    def rows(self, index: Tensor) -> States:
+    def rows(self, index: Tensor) -> AttentionCall:
         """The same of some rows of the batch.
 
         Args:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from refarch.architecture import ModuleSpec
-from refarch.engine.bindings.attention.call import States
-from refarch.engine.bindings.call_context import Tokens
+from refarch.engine.bindings.attention.call import AttentionCall
+from refarch.engine.bindings.attention.seam import AttentionSeam
+from refarch.engine.bindings.binding import Binding
+from refarch.engine.bindings.carrier import Carrier
 from refarch.engine.bindings.dispatch import Dispatcher
-from refarch.engine.bindings.module import Carrier
+from refarch.engine.bindings.owner import Owner
 from refarch.engine.functions.function import Function
 from refarch.engine.functions.gate import GateModule
 from refarch.engine.layers.linear import take_part
 from refarch.engine.layers.precision import cast_for
 from refarch.engine.slots.site import Site
 
-if TYPE_CHECKING:
-    from refarch.engine.adaptation.adaptation import Adaptation
-from refarch.engine.bindings.attention.seam import _KEY, join, leave
 
-
-class KeyValueBound:
+class KeyValueBinding(Binding):
     """A function bound at ``key_value``: its tokens stand before the base's keys and values, or beside them.
 
     Before them, [P_k; K], [P_v; V] equal past key values without positions of their own (Li & Liang 2021, arXiv
@@ -32,40 +30,30 @@ class KeyValueBound:
     """
 
     def __init__(
-        self, owner: Adaptation, spec: ModuleSpec, site: Site, function: Function, gate: GateModule | None = None
+        self, owner: Owner, spec: ModuleSpec, site: Site, function: Function, gate: GateModule | None = None
     ) -> None:
-        self.owner, self.spec, self.site, self.function, self.gate = owner, spec, site, function, gate
-        self.carrier = Carrier(owner) if gate is not None and gate.weight is not None else None
-        self.tokens = Tokens(owner, site) if spec.asks_for_tokens else None
+        super().__init__(owner, spec, site, function, gate)
+        if gate is not None and gate.weight is not None:
+            self.carrier = Carrier(owner)
         self.past = 0  # tokens of the sequence that a call has in its cache
 
     @property
-    def enabled(self) -> bool:
-        """Whether the adaptation takes part."""
-        return self.owner.enabled
+    def seam(self) -> AttentionSeam:
+        """Where it runs."""
+        return AttentionSeam.there(self.site.end.module)
 
-    def attach(self) -> None:
+    def attach(self, model: PreTrainedModel) -> None:
         """Put the binding at the attention module, and the seam on the model."""
-        join(self.owner.model, self.site.end.module, self)
-        if self.carrier is not None:
-            assert self.site.entry is not None
-            Dispatcher.at(self.site.entry.module).add(self.carrier)
-        if self.tokens is not None:
-            self.tokens.attach()
+        AttentionSeam.at(self.site.end.module, model).add(self)
+        self._attach_helpers()
 
-    def detach(self) -> None:
+    def detach(self, model: PreTrainedModel) -> None:
         """Take the binding away, and with the last one the seam."""
-        if self.tokens is not None:
-            self.tokens.detach()
-        if self.carrier is not None:
-            assert self.site.entry is not None
-            dispatcher = Dispatcher.of(self.site.entry.module)
-            assert dispatcher is not None
-            dispatcher.remove(self.carrier)
-        leave(self.owner.model, self.site.end.module, self)
+        self._detach_helpers()
+        self.seam.leave(self, model)
 
-    def merge_reason(self, in_memory: bool = True) -> str:
-        """Why it does not merge."""
+    def weight_reason(self) -> str:
+        """Why it is no weight."""
         return "attention over tokens of its own is a gated addition that depends on the input, not a weight"
 
     def keys_and_values(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -75,11 +63,13 @@ class KeyValueBound:
             return tokens  # type: ignore[no-any-return]
         return tuple(take_part(_project(place.module, tokens.to(dtype)), place.part) for place in self.site.projections)
 
-    def __call__(self, inner: Callable[[States], Tensor], x: States, leaf: nn.Module | None = None) -> Tensor:
+    def __call__(
+        self, inner: Callable[[AttentionCall], Tensor], x: AttentionCall, leaf: nn.Module | None = None
+    ) -> Tensor:
         """A_k from A_(k-1) = ``inner``, [b, t, h, dim]."""
         return inner(self.extended(x)) if self.spec.integration == "concatenation" else self.add(inner(x), x)
 
-    def add(self, y: Tensor, x: States) -> Tensor:
+    def add(self, y: Tensor, x: AttentionCall) -> Tensor:
         """The attention so far, [b, t, h, dim], with the attention over the tokens alone added, gated."""
         keys, values = self.keys_and_values(x.key.dtype)
         own = x.over(_by_head(keys, x.key), _by_head(values, x.value))
@@ -93,9 +83,10 @@ class KeyValueBound:
             return None
         if self.carrier is None:
             return self.gate.value().to(like.dtype)
-        return self.gate(cast_for(self.gate, self.carrier.take()), self.tokens).unsqueeze(-1).to(like.dtype)
+        mean = self.tokens and self.tokens.mean
+        return self.gate(cast_for(self.gate, self.carrier.take()), mean).unsqueeze(-1).to(like.dtype)
 
-    def extended(self, x: States) -> States:
+    def extended(self, x: AttentionCall) -> AttentionCall:
         """The tokens before a call's own keys and values."""
         keys, values = self.keys_and_values(x.key.dtype)
         keys, values = _by_head(keys, x.key), _by_head(values, x.value)  # b kv heads l dim
@@ -104,7 +95,7 @@ class KeyValueBound:
             keys, values = g * keys, g * values
         return x.before(keys, values, bias=self._bias(keys.shape[2], x) if self.spec.counted else None)
 
-    def _bias(self, length: int, x: States) -> Tensor:
+    def _bias(self, length: int, x: AttentionCall) -> Tensor:
         """The position biases of tokens before the first of the sequence, [1, h, t, l]."""
         found: Tensor = self.site.position_bias.compute_bias(  # type: ignore[union-attr,operator]
             x.query.shape[2], length, device=x.query.device, past_seen_tokens=self.past + length
@@ -131,8 +122,3 @@ def _project(module: nn.Module, tokens: Tensor) -> Tensor:
     for carrier, before in zip(carriers, held, strict=True):
         carrier.held = before
     return projected
-
-
-def tokens_at(module: nn.Module) -> list[KeyValueBound]:
-    """What is bound at an attention module's keys and values, innermost first."""
-    return [guest for guest in module.__dict__.get(_KEY, ()) if isinstance(guest, KeyValueBound)]

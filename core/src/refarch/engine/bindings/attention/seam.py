@@ -21,23 +21,52 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-from refarch.engine.bindings.attention.call import States, explicit_mask
+from refarch.engine.bindings.attention.call import AttentionCall, explicit_mask
+from refarch.engine.bindings.binding import Binding
 from refarch.engine.bindings.hooks import find_cache
-from refarch.engine.bindings.seam import Group, arranged
+from refarch.engine.bindings.seam import Seam
 from refarch.errors import CompositionError, SlotError
 
 PREFIX = "refarch_"
 SUPPORTED = ("sdpa", "eager")
-_KEY = "_refarch_key_value"
-_KEY_HANDLE = "_refarch_key_value_check"
-_KEY_GROUPS = "_refarch_key_value_groups"
+
+
+class AttentionSeam(Seam):
+    """What joins one attention module whenever it attends."""
+
+    key = "_refarch_attention"
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.handle = module.register_forward_pre_hook(_before, with_kwargs=True)
+
+    @classmethod
+    def at(cls, module: nn.Module, model: PreTrainedModel) -> Self:
+        """The seam of a module, put there if need be, and the wrapper set on the model.
+
+        Raises:
+            SlotError: the model's attention cannot be reached so.
+        """
+        install(model)
+        return cls.of(module) or cls(module)
+
+    def leave(self, binding: Any, model: PreTrainedModel) -> None:
+        """Take a binding away, and with the model's last one the wrapper."""
+        self.remove(binding)
+        if not any(self.of(each) for each in model.modules()):
+            uninstall(model)
+
+    def close(self) -> None:
+        """Take the hook away."""
+        self.handle.remove()
+        super().close()
 
 
 def _seam(implementation: str) -> Callable[..., Any]:
@@ -47,47 +76,49 @@ def _seam(implementation: str) -> Callable[..., Any]:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> Any:
         """query: [b, h, t, dim], key and value: [b, kv heads, s, dim], attention_mask: [b, 1, 1 or t, s] or None."""
-        guests = [guest for guest in module.__dict__.get(_KEY, ()) if guest.enabled]
+        seam = AttentionSeam.of(module)
+        guests = [guest for guest in seam.bindings if guest.enabled] if seam else []
         for guest in guests:
             if guest.spec.form == "attention":  # it attends elsewhere, over the tokens that are seen here
                 guest.note(key.shape[2], explicit_mask(module, query, key, attention_mask, kwargs))
-        states = States(module, attention_function(implementation, module), query, key, value, attention_mask, kwargs)
-        groups = module.__dict__.get(_KEY_GROUPS)
-        if groups:
-            return _composed(states, arranged(module.__dict__[_KEY], groups))
+        call = AttentionCall(
+            module, attention_function(implementation, module), query, key, value, attention_mask, kwargs
+        )
+        if seam and seam.groups:
+            return _composed(call, seam.running)
         bound = [guest for guest in guests if guest.spec.form == "tokens"]
         longer = [binding for binding in bound if binding.spec.integration == "concatenation"]
         added = [binding for binding in bound if binding.spec.integration != "concatenation"]
         for binding in longer:
-            states = binding.extended(states)
-        result = states.attend()
+            call = binding.extended(call)
+        result = call.attend()
         if not added:
             return result
         y = result[0]  # b t h dim
         for binding in added:
-            y = binding.add(y, states)
+            y = binding.add(y, call)
         return (y, *result[1:])
 
     return attend
 
 
-def _composed(states: States, running: list[Any]) -> Any:
+def _composed(call: AttentionCall, running: list[Any]) -> Any:
     """One call with what runs at the module, of which some are groups."""
     rest: list[tuple[Any, ...]] = []  # what else the function returns: attention weights, in its first call
 
-    def plain(states: States) -> Tensor:
-        result = states.attend()
+    def plain(call: AttentionCall) -> Tensor:
+        result = call.attend()
         if not rest:
             rest.append(tuple(result[1:]))
         return result[0]  # type: ignore[no-any-return]
 
     inner: Any = plain
     for item in running:
-        if item.enabled and getattr(item, "spec", None) is not None and item.spec.form == "attention":
+        if isinstance(item, Binding) and item.spec.form == "attention":
             continue  # it joins where the sublayer ends
         if item.enabled:
             inner = functools.partial(item, inner, leaf=None)
-    y = inner(states)
+    y = inner(call)
     return (y, *rest[0])
 
 
@@ -96,40 +127,6 @@ def attention_function(implementation: str, module: nn.Module) -> Callable[..., 
     if implementation in ALL_ATTENTION_FUNCTIONS.valid_keys():
         return ALL_ATTENTION_FUNCTIONS[implementation]
     return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[no-any-return]
-
-
-def join(model: PreTrainedModel, module: nn.Module, guest: object) -> None:
-    """Let the seam call a binding whenever an attention module attends; with the first one, set the seam on the model.
-
-    Raises:
-        SlotError: the model's attention cannot be reached so.
-    """
-    install(model)
-    module.__dict__.setdefault(_KEY, []).append(guest)
-    if _KEY_HANDLE not in module.__dict__:
-        module.__dict__[_KEY_HANDLE] = module.register_forward_pre_hook(_before, with_kwargs=True)
-
-
-def leave(model: PreTrainedModel, module: nn.Module, guest: object) -> None:
-    """Take a binding away, and with the model's last one the seam."""
-    module.__dict__[_KEY].remove(guest)
-    if not module.__dict__[_KEY]:
-        del module.__dict__[_KEY]
-        module.__dict__.pop(_KEY_HANDLE).remove()
-    if not any(_KEY in each.__dict__ for each in model.modules()):
-        uninstall(model)
-
-
-def group(module: nn.Module, group: Group) -> None:
-    """Let a group run in the place of the guests of an attention module that it covers."""
-    module.__dict__.setdefault(_KEY_GROUPS, []).append(group)
-
-
-def ungroup(module: nn.Module, group: Group) -> None:
-    """Let its guests run by themselves again."""
-    module.__dict__[_KEY_GROUPS].remove(group)
-    if not module.__dict__[_KEY_GROUPS]:
-        del module.__dict__[_KEY_GROUPS]
 
 
 def install(model: PreTrainedModel) -> None:
@@ -176,7 +173,7 @@ def _before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             f"the model's attention implementation was changed to {current!r} while something is attached to attention",
             "detach first, change the implementation, and attach again",
         )
-    for guest in module.__dict__[_KEY]:
+    for guest in AttentionSeam.there(module).bindings:
         if guest.spec.form == "attention":
             guest.cache = find_cache((*args, *kwargs.values())) if guest.enabled else None
         if guest.spec.counted:

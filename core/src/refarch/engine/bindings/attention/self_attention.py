@@ -8,29 +8,28 @@ engine's part is the attention itself, once for all of them:
 over the tokens that the base's own attention sees there, with the mask that it gets there: causal, padding, a sliding
 window; position biases are the base's own affair. The mask is noted where the base attends, before a prefix makes it
 longer, and is used where the sublayer ends. While generating with a cache, the keys and values of earlier tokens come
-from there (:mod:`refarch.engine.cache`). So a function knows no backbone, no mask and no cache.
+from there (:mod:`refarch.engine.bindings.attention.own_cache`). So a function knows no backbone, no mask and no cache.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from refarch.architecture import ModuleSpec
 from refarch.engine.bindings.attention.own_cache import remember
-from refarch.engine.bindings.attention.seam import join, leave
-from refarch.engine.bindings.module import Bound
+from refarch.engine.bindings.attention.seam import AttentionSeam
+from refarch.engine.bindings.module import ModuleBinding
+from refarch.engine.bindings.owner import Owner
 from refarch.engine.functions.function import Function
 from refarch.engine.functions.gate import GateModule
 from refarch.engine.slots.site import Site
 from refarch.errors import CompositionError
-
-if TYPE_CHECKING:
-    from refarch.engine.adaptation.adaptation import Adaptation
 
 
 class Seen(NamedTuple):
@@ -42,35 +41,31 @@ class Seen(NamedTuple):
     """[b or 1, 1, 1 or t, tokens]: true where a token is seen, or what is added to the scores; None for all."""
 
 
-class AttendingBound(Bound):
+class SelfAttentionBinding(ModuleBinding):
     """A function of form attention, bound at the ``attention`` sublayer."""
 
     def __init__(
-        self, owner: Adaptation, spec: ModuleSpec, site: Site, function: Function, gate: GateModule | None = None
+        self, owner: Owner, spec: ModuleSpec, site: Site, function: Function, gate: GateModule | None = None
     ) -> None:
         super().__init__(owner, spec, site, function, gate)
         self.seen: Seen | None = None
         self.cache: Cache | None = None
 
-    def attach(self) -> None:
+    def attach(self, model: PreTrainedModel) -> None:
         """Put the binding where the sublayer ends, and at the seam where it attends."""
         assert self.site.attends is not None
-        join(self.owner.model, self.site.attends.module, self)
-        super().attach()
+        AttentionSeam.at(self.site.attends.module, model).add(self)
+        super().attach(model)
 
-    def detach(self) -> None:
+    def detach(self, model: PreTrainedModel) -> None:
         """Take both away again."""
         assert self.site.attends is not None
-        super().detach()
-        leave(self.owner.model, self.site.attends.module, self)
+        super().detach(model)
+        AttentionSeam.there(self.site.attends.module).leave(self, model)
 
     def note(self, tokens: int, mask: Tensor | None) -> None:
         """Keep what the base's attention sees until the sublayer ends."""
         self.seen = Seen(tokens, mask)
-
-    def algebra_reason(self) -> str:
-        """Why it is no weight."""
-        return "what its tokens find in each other depends on the input, and is no weight (functional form: attention)"
 
     def _contribution(self, x: Tensor) -> Tensor:
         """M(x); the binding holds nothing between forward passes."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from refarch_interchange import settings
-from refarch_interchange.mappings import mappings
+from refarch_interchange.mapping import settings
+from refarch_interchange.mapping.mappings import mappings
 
 from refarch import InterchangeSpec, Registry
 from refarch.plugins import default_registry

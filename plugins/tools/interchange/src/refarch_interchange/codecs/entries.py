@@ -7,8 +7,8 @@ import torch
 from refarch import Adaptation
 from refarch.errors import CompositionError
 from refarch_interchange.codec import Codec, Written
+from refarch_interchange.mapping.rules import own_tensors
 from refarch_interchange.places import Places
-from refarch_interchange.rules import own_tensors
 
 
 class Entries(Codec):

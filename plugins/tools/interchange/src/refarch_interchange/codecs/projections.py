@@ -9,9 +9,9 @@ from refarch import Adaptation
 from refarch.errors import CompositionError
 from refarch_interchange.codec import Codec, Written
 from refarch_interchange.files import PeftFiles
+from refarch_interchange.mapping.rules import own_tensors
 from refarch_interchange.notes import tell
 from refarch_interchange.places import Places
-from refarch_interchange.rules import own_tensors
 
 A, B = "base_model.vera_A", "base_model.vera_B"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from refarch import Adaptation
 from refarch_interchange.codec import Codec, Written, fold_all
 from refarch_interchange.files import PeftFiles
+from refarch_interchange.mapping.rules import PREFIX
 from refarch_interchange.places import Places
-from refarch_interchange.rules import PREFIX
 
 
 class Triplets(Codec):

@@ -10,9 +10,9 @@ from refarch.engine import widths
 from refarch.errors import CompositionError
 from refarch_interchange.codec import Codec, Written
 from refarch_interchange.files import PeftFiles
+from refarch_interchange.mapping.rules import PREFIX
 from refarch_interchange.notes import tell
 from refarch_interchange.places import Places
-from refarch_interchange.rules import PREFIX
 
 
 class Series(Codec):

@@ -14,9 +14,9 @@ from refarch import Adaptation
 from refarch.errors import CheckpointError, CompositionError
 from refarch_interchange.codec import Codec, Written, fold_all
 from refarch_interchange.files import PeftFiles
+from refarch_interchange.mapping.rules import PROMPT_PREFIX, own_tensors
 from refarch_interchange.notes import tell
 from refarch_interchange.places import Places
-from refarch_interchange.rules import PROMPT_PREFIX, own_tensors
 
 NAME = "prompt_embeddings"
 TASKS = {

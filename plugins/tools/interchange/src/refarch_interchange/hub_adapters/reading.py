@@ -17,10 +17,10 @@ from refarch_interchange.files import PeftFiles, locate
 from refarch_interchange.hub_adapters import methods, norms
 from refarch_interchange.hub_adapters.files import HEADS, NAMES, read
 from refarch_interchange.hub_adapters.method import Method, Values, layer_number
+from refarch_interchange.mapping.rules import own_tensors
 from refarch_interchange.notes import tell
 from refarch_interchange.places import Places
 from refarch_interchange.reading import grouped
-from refarch_interchange.rules import own_tensors
 
 
 def load_adapters(
