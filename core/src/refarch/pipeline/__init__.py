@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from refarch.pipeline.seeding import seeds as seeds
     from refarch.pipeline.threads import torch_threads as torch_threads
     from refarch.pipeline.trainer import AdaptationTrainer as AdaptationTrainer
-    from refarch.yaml_text import read_mapping as read_mapping
+    from refarch.yaml_text import parse_yaml as parse_yaml, read_mapping as read_mapping
 
 _FROM = {
     "refarch.pipeline.assembly": "Assembled assemble score_split",
@@ -41,7 +41,7 @@ _FROM = {
     "refarch.pipeline.seeding": "seeds",
     "refarch.pipeline.threads": "torch_threads",
     "refarch.pipeline.trainer": "AdaptationTrainer",
-    "refarch.yaml_text": "read_mapping",
+    "refarch.yaml_text": "parse_yaml read_mapping",
 }
 __all__ = names(_FROM)  # pyright: ignore[reportUnsupportedDunderAll]
 

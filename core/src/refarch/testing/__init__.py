@@ -30,9 +30,7 @@ if TYPE_CHECKING:
         spread as spread,
     )
     from refarch.testing.peers import (
-        PLAIN_SLOTS as PLAIN_SLOTS,
         Peers as Peers,
-        bert_base as bert_base,
         expect_equal_outputs as expect_equal_outputs,
         expect_equal_weights as expect_equal_weights,
         expect_formula_on_fused_parts as expect_formula_on_fused_parts,
@@ -63,7 +61,7 @@ _FROM = {
     "refarch.testing.light": "expect_light",
     "refarch.testing.models": "Batch Tiny all_tiny outputs primary spread",
     "refarch.testing.peers": (
-        "PLAIN_SLOTS Peers bert_base expect_equal_outputs expect_equal_weights expect_formula_on_fused_parts "
+        "Peers expect_equal_outputs expect_equal_weights expect_formula_on_fused_parts "
         "expect_orthogonal side_by_side tiny_of"
     ),
     "refarch.testing.probes": "ADAPTER PARALLEL PROBES",

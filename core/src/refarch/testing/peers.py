@@ -11,18 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, PreTrainedModel
+from transformers import PreTrainedModel
 
-from refarch.engine import Adaptation, Function, attach
+from refarch.engine import Adaptation, Function, attach, matrix, put_part, take_part
 from refarch.testing.case import randomise
 from refarch.testing.models import Tiny, all_tiny, outputs
-
-PLAIN_SLOTS = {
-    "bert": ("attention.query", "attention.value", "ffn.down"),
-    "llama": ("attention.query", "attention.key", "ffn.gate", "ffn.down"),
-    "t5": ("attention.query", "attention.value", "ffn.up"),
-}
-"""By family, slots that are no parts of fused projections, and plain linear layers, which is all that many wrap."""
 
 
 class Peers(NamedTuple):
@@ -44,10 +37,9 @@ def tiny_of(family: str) -> Tiny:
 def side_by_side(
     technique: str,
     family: str,
+    slots: Sequence[str],
     wrap: Callable[[PreTrainedModel, list[str]], nn.Module],
     layer: type,
-    *,
-    slots: Sequence[str] | None = None,
     **options: Any,
 ) -> Peers:
     """Attach a technique, and let another library adapt the same modules of an equal model.
@@ -55,15 +47,15 @@ def side_by_side(
     Args:
         technique: its name.
         family: of the tiny model.
+        slots: where; no parts of fused projections, which other libraries know nothing of.
         wrap: adapts a model's modules, by their paths.
         layer: the class that the other library puts at each of them.
-        slots: where; the family's :data:`PLAIN_SLOTS` when left out.
         options: the technique's.
     """
     tiny = tiny_of(family)
     model = tiny.model()
     twin = copy.deepcopy(model)
-    adaptation = attach(model, technique, slots=list(slots or PLAIN_SLOTS[family]), **options)
+    adaptation = attach(model, technique, slots=list(slots), **options)
     functions = list(adaptation.functions())
     paths = [adaptation.slot_map[address] for address, _ in functions]
     other = wrap(twin, paths).eval()
@@ -121,26 +113,34 @@ def expect_equal_weights(
 
 @torch.no_grad()
 def expect_formula_on_fused_parts(
-    technique: str, fill: Callable[[Any], object], formula: Callable[[Any, Tensor], Tensor], **options: Any
+    technique: str,
+    family: str,
+    slots: Sequence[str],
+    fill: Callable[[Any], object],
+    formula: Callable[[Any, Tensor], Tensor],
+    **options: Any,
 ) -> None:
-    """Fail unless a technique at the query's and the value's third of GPT-2's ``c_attn`` is what its formula says.
+    """Fail unless a technique at parts of a fused projection is what its formula says, and leaves the other parts.
 
     Args:
         technique: its name.
+        family: one whose model has such a projection at these slots.
+        slots: where.
         fill: gives a function values.
-        formula: of a function and the part's weight [d_in, d_out], the weight that it makes of it.
+        formula: of a function and its part's weight [d_in, d_out], the weight that it makes of it.
         options: the technique's.
     """
-    tiny = tiny_of("gpt2")
+    tiny = tiny_of(family)
     model, plain = tiny.model(), tiny.model()
-    adaptation = attach(model, technique, slots=("attention.query", "attention.value"), **options)
-    for address, function in adaptation.functions():
-        fill(function)
-        weight = plain.get_submodule(f"transformer.h.{address.split('.')[2]}.attn.c_attn").weight
-        assert isinstance(weight, Tensor)
-        width = weight.shape[0]
-        third = slice(0, width) if address.endswith("query") else slice(2 * width, 3 * width)
-        weight[:, third] = formula(function, weight[:, third])
+    paths = {module: path for path, module in model.named_modules()}
+    adaptation = attach(model, technique, slots=list(slots), **options)
+    for insertion in adaptation.insertions:
+        end = insertion.site.end
+        assert end.part is not None
+        fill(insertion.function)
+        weight = matrix(plain.get_submodule(paths[end.module]))  # d_out d_in
+        own = take_part(weight, end.part, 0)
+        weight.copy_(put_part(weight, end.part, formula(insertion.function, own.T).T, 0))
     batch = tiny.batch(model, (5, 7))
     torch.testing.assert_close(outputs(model, batch), outputs(plain, batch), rtol=1e-5, atol=1e-5)
 
@@ -149,9 +149,3 @@ def expect_orthogonal(matrix: Tensor) -> None:
     """Fail unless a matrix in double precision is orthogonal."""
     eye = torch.eye(len(matrix), dtype=matrix.dtype)
     torch.testing.assert_close(matrix @ matrix.T, eye, rtol=0, atol=1e-9)
-
-
-def bert_base() -> PreTrainedModel:
-    """BERT base on the meta device, whose widths papers count with."""
-    with torch.device("meta"):
-        return BertModel(BertConfig())

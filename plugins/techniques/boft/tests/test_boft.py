@@ -8,20 +8,25 @@ import torch
 from hypothesis import given, settings, strategies as st
 from peft.tuners.boft import layer as peft_boft
 from refarch_boft.function import BOFT
+from transformers import BertConfig, BertModel
 
 import refarch
 from refarch import SlotShape
 from refarch.errors import SpecError
+from refarch.pipeline import model_on_meta
 from refarch.testing import (
-    PLAIN_SLOTS,
     TechniqueConformance,
-    bert_base,
     expect_equal_outputs,
     expect_formula_on_fused_parts,
     expect_orthogonal,
     side_by_side,
     tiny_of,
 )
+
+SLOTS = ("attention.query", "attention.value", "ffn.down")
+"""No parts of fused projections, and plain linear layers, which is all that peft wraps."""
+FUSED = ("attention.query", "attention.value")
+"""Thirds of one projection, which GPT-2 stores as [d_in, 3 d]."""
 
 
 class TestBOFT(TechniqueConformance):
@@ -48,14 +53,14 @@ def several_factors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peft_boft, "FastBlockDiag", BlockDiagonal)
 
 
-@pytest.mark.parametrize("family", PLAIN_SLOTS)
+@pytest.mark.parametrize("family", ["bert", "llama", "t5"])
 @pytest.mark.parametrize("factors", [1, 2, 3])
 def test_equals_peft(family: str, factors: int, several_factors: None) -> None:
     def wrap(model: Any, paths: list[str]) -> Any:
         config = peft.BOFTConfig(boft_block_size=4, boft_n_butterfly_factor=factors, target_modules=paths)
         return peft.get_peft_model(model, config)
 
-    peers = side_by_side("boft", family, wrap, peft_boft.BOFTLayer, block_size=4, factors=factors)
+    peers = side_by_side("boft", family, SLOTS, wrap, peft_boft.BOFTLayer, block_size=4, factors=factors)
     row, column = torch.triu_indices(4, 4, 1)
     with torch.no_grad():
         for _, function, layer in peers.beside:
@@ -118,7 +123,7 @@ def test_parts_of_a_fused_projection_by_the_formula() -> None:
     def formula(function: Any, weight: torch.Tensor) -> torch.Tensor:
         return function.on_input(torch.eye(32)) @ weight * function.scales
 
-    expect_formula_on_fused_parts("boft", fill, formula, factors=3)
+    expect_formula_on_fused_parts("boft", "gpt2", FUSED, fill, formula, factors=3)
 
 
 @torch.no_grad()
@@ -131,7 +136,8 @@ def test_log2_factors_of_blocks_of_two_reach_everything_from_everywhere() -> Non
 
 def test_parameters_of_a_layer_of_bert_base() -> None:
     count = 4 * (3 * 768 * 3 // 2 + 768)
-    assert refarch.attach(bert_base(), "boft", block_size=4, factors=3).count() == 12 * count
+    model = model_on_meta(BertConfig(), BertModel)
+    assert refarch.attach(model, "boft", block_size=4, factors=3).count() == 12 * count
 
 
 @pytest.mark.parametrize(("size", "factors"), [(5, 1), (4, 5), (3, 2)])

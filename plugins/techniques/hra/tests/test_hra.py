@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings, strategies as st
 from peft.tuners.hra.layer import HRALayer
 from refarch_hra.function import HRA
+from transformers import BertConfig, BertModel
 
 import refarch
 from refarch import SlotShape
 from refarch.errors import SpecError
+from refarch.pipeline import model_on_meta
 from refarch.testing import (
-    PLAIN_SLOTS,
     TechniqueConformance,
-    bert_base,
     expect_equal_outputs,
     expect_formula_on_fused_parts,
     expect_orthogonal,
@@ -23,17 +23,22 @@ from refarch.testing import (
     tiny_of,
 )
 
+SLOTS = ("attention.query", "attention.value", "ffn.down")
+"""No parts of fused projections, and plain linear layers, which is all that peft wraps."""
+FUSED = ("attention.query", "attention.value")
+"""Thirds of one projection, which GPT-2 stores as [d_in, 3 d]."""
+
 
 class TestHRA(TechniqueConformance):
     technique = "hra"
 
 
-@pytest.mark.parametrize("family", PLAIN_SLOTS)
+@pytest.mark.parametrize("family", ["bert", "llama", "t5"])
 def test_equals_peft(family: str) -> None:
     def wrap(model: Any, paths: list[str]) -> Any:
         return peft.get_peft_model(model, peft.HRAConfig(r=6, target_modules=paths))
 
-    peers = side_by_side("hra", family, wrap, HRALayer, rank=6)
+    peers = side_by_side("hra", family, SLOTS, wrap, HRALayer, rank=6)
     with torch.no_grad():
         for _, function, layer in peers.beside:
             function.vectors.normal_()
@@ -58,6 +63,8 @@ def test_parts_of_a_fused_projection_by_the_formula() -> None:
     """z = W0 H x."""
     expect_formula_on_fused_parts(
         "hra",
+        "gpt2",
+        FUSED,
         lambda function: function.vectors.normal_(),
         lambda function, weight: (weight.T @ _chain(function.vectors)).T,
         rank=4,
@@ -92,7 +99,8 @@ def test_it_starts_as_the_identity_to_the_last_bit() -> None:
 
 
 def test_parameters_of_a_layer_of_bert_base() -> None:
-    assert refarch.attach(bert_base(), "hra", rank=8).count() == 12 * 4 * 8 * 768
+    model = model_on_meta(BertConfig(), BertModel)
+    assert refarch.attach(model, "hra", rank=8).count() == 12 * 4 * 8 * 768
 
 
 def test_an_odd_rank_is_refused() -> None:

@@ -8,20 +8,25 @@ import torch
 from hypothesis import given, settings, strategies as st
 from peft.tuners.oft.layer import OFTLayer
 from refarch_oft.function import OFT
+from transformers import BertConfig, BertModel
 
 import refarch
 from refarch import SlotShape
 from refarch.errors import SpecError
+from refarch.pipeline import model_on_meta
 from refarch.testing import (
-    PLAIN_SLOTS,
     TechniqueConformance,
-    bert_base,
     expect_equal_outputs,
     expect_formula_on_fused_parts,
     expect_orthogonal,
     side_by_side,
     tiny_of,
 )
+
+SLOTS = ("attention.query", "attention.value", "ffn.down")
+"""No parts of fused projections, and plain linear layers, which is all that peft wraps."""
+FUSED = ("attention.query", "attention.value")
+"""Thirds of one projection, which GPT-2 stores as [d_in, 3 d]."""
 
 
 class TestOFT(TechniqueConformance):
@@ -34,14 +39,14 @@ class TestSharedBlocks(TechniqueConformance):
     options = {"block_size": 4, "share_blocks": True, "slots": ["attention.value", "ffn.down"]}
 
 
-@pytest.mark.parametrize("family", PLAIN_SLOTS)
+@pytest.mark.parametrize("family", ["bert", "llama", "t5"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_equals_peft(family: str, shared: bool) -> None:
     def wrap(model: Any, paths: list[str]) -> Any:  # peft's series is an approximation; its exact map has another sign
         exact = {"r": 0, "oft_block_size": 8, "use_cayley_neumann": False, "block_share": shared}
         return peft.get_peft_model(model, peft.OFTConfig(target_modules=paths, **exact))
 
-    peers = side_by_side("oft", family, wrap, OFTLayer, block_size=8, share_blocks=shared)
+    peers = side_by_side("oft", family, SLOTS, wrap, OFTLayer, block_size=8, share_blocks=shared)
     with torch.no_grad():
         for _, function, layer in peers.beside:
             function.rotation.angles.normal_(std=0.3)
@@ -70,6 +75,8 @@ def test_parts_of_a_fused_projection_by_the_formula() -> None:
     """z = (R W0)^T x."""
     expect_formula_on_fused_parts(
         "oft",
+        "gpt2",
+        FUSED,
         lambda function: function.rotation.angles.normal_(std=0.3),
         lambda function, weight: _rotation(function.rotation.angles, 4) @ weight,
         block_size=4,
@@ -98,7 +105,10 @@ def test_the_map_is_orthogonal_and_turns_weights_as_it_turns_inputs(
 
 @pytest.mark.parametrize(("shared", "count"), [(False, 4 * 768 * 7 // 2), (True, 4 * 8 * 7 // 2)])
 def test_parameters_of_a_layer_of_bert_base(shared: bool, count: int) -> None:
-    assert refarch.attach(bert_base(), "oft", block_size=8, share_blocks=shared).count() == 12 * count
+    assert (
+        refarch.attach(model_on_meta(BertConfig(), BertModel), "oft", block_size=8, share_blocks=shared).count()
+        == 12 * count
+    )
 
 
 def test_blocks_that_do_not_fill_the_input_are_refused() -> None:
