@@ -25,7 +25,7 @@ def test_projected_tokens_are_keys_and_values_by_the_layers_own_projections(name
     one, two, values = em.tiny(name), em.tiny(name), em.batch(name)
     hidden = refarch.attach(one, _tokens("concatenation", "HiddenTokens"), layers=[0])
     given = refarch.attach(two, _tokens("concatenation", "KeyValues"), layers=[0])
-    for binding, (_, function) in zip(hidden.bound, given.functions(), strict=True):
+    for binding, (_, function) in zip(hidden.bindings, given.functions(), strict=True):
         with torch.no_grad():
             keys, states = binding.keys_and_values(torch.float32)  # type: ignore[union-attr]
             function.keys.copy_(keys)
