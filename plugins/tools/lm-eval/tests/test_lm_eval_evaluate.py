@@ -6,8 +6,11 @@ import math
 import random
 import shutil
 
-import lm_eval.evaluator
 import pytest
+
+pytest.importorskip("lm_eval", reason="heavy, so apart: pip install -e './dev[all]'", exc_type=ImportError)
+
+import lm_eval.evaluator
 import torch
 from click.testing import CliRunner
 from lm_eval.api.instance import Instance
