@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from refarch import Formulation, PipelineSpec, Registry, pipeline as pipelines
-from refarch.plugins import resolve
 
 
 def model_arguments(pipeline: PipelineSpec, formulation: Formulation, registry: Registry) -> dict[str, Any]:
@@ -20,8 +19,8 @@ def model_arguments(pipeline: PipelineSpec, formulation: Formulation, registry: 
         DataError: the task's data cannot be read.
     """
     spec = registry.task(pipeline.task.name)
-    task = resolve(spec.implementation)(**pipeline.task.options)
-    task.formulation, task.metric = formulation.name, spec.metric
+    from refarch.tasks import make_task  # loads torch
+
+    task = make_task(spec, pipeline.task.options, formulation.name)
     task.read(pipelines.seeds(pipeline.seed).data)
-    found: dict[str, Any] = task.model_arguments()
-    return found
+    return task.model_arguments()

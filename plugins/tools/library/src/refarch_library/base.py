@@ -53,7 +53,7 @@ def load_base(
     model, tokenizer = pipeline.load_backbone(
         own, entry.base.auto_class, arguments(entry), registry, entry.record.seeds.head
     )
-    return model.to(_device(device)).eval(), tokenizer  # type: ignore[arg-type]
+    return model.to(pipeline.device(device)).eval(), tokenizer  # type: ignore[arg-type]
 
 
 def arguments(entry: Entry) -> dict[str, Any]:
@@ -78,17 +78,3 @@ def _check_config(entry: Entry, own: BackboneChoice, registry: Registry) -> None
             f"entry {entry.name!r} overrides {', '.join(strange)}, which the backbone's configuration does not have",
             "load that model yourself and use refarch.load, if you trust it",
         )
-
-
-def _device(wanted: str | torch.device | None) -> torch.device:
-    import torch
-
-    if wanted is None:
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return found or torch.device("cpu")
-    try:
-        return torch.empty(0, device=wanted).device
-    except (RuntimeError, AssertionError) as error:  # a build without that device asserts
-        raise UsageError(
-            f"the device {str(wanted)!r} cannot be used: {str(error).splitlines()[0]}", "use --device cpu"
-        ) from None

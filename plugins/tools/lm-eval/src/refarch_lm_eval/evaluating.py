@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lm_eval
 
 import refarch
-from refarch import default_registry
+from refarch import default_registry, pipeline
 from refarch.errors import UsageError
 from refarch_lm_eval.adapted import find, load_base
 from refarch_lm_eval.tasks import Settings, load_tasks, require_folders
-
-if TYPE_CHECKING:
-    import torch
 
 
 def evaluated(
@@ -53,7 +50,7 @@ def evaluated(
     tasks = load_tasks(names, include)
     from refarch_lm_eval.harness import AdaptedLM, evaluate  # loads torch
 
-    model, tokenizer = load_base(saved, registry, _device(device))
+    model, tokenizer = load_base(saved, registry, pipeline.device(device))
     if settings.chat and not tokenizer.chat_template:
         raise UsageError(f"the tokenizer of {saved.backbone.name!r} has no chat template", "leave --chat out")
     lm = AdaptedLM(model, tokenizer, settings.batch_size, settings.max_length)
@@ -70,17 +67,3 @@ def evaluated(
         "results": [value._asdict() for value in values],
         "base": None if without is None else [value._asdict() for value in without],
     }
-
-
-def _device(name: str | None) -> torch.device:
-    import torch
-
-    if name is None:
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return found or torch.device("cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # a build without that device asserts
-        raise UsageError(
-            f"the device {name!r} cannot be used: {str(error).splitlines()[0]}", "use --device cpu"
-        ) from None

@@ -155,9 +155,8 @@ def _measured(group: Group, setting: Setting, fixed: bool, registry: Registry, q
     """Load a group's backbone and measure its subjects."""
     import torch
 
-    from refarch.pipeline import load_backbone
+    from refarch.pipeline import load_backbone, torch_threads
     from refarch_compare.measure.measuring import measure
-    from refarch_compare.measure.threads import torch_threads
 
     def tell(text: str) -> None:
         if not quiet:

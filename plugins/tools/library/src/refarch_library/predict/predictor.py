@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from refarch import Adaptation, Registry, Task, default_registry
 from refarch.errors import CheckpointError, CompositionError, UsageError
-from refarch.plugins import locate, resolve
-from refarch.tasks import Question
+from refarch.plugins import locate
+from refarch.tasks import Question, make_task
 from refarch_library.base import choice, load_base
 from refarch_library.entry import Entry
 from refarch_library.finding import Found, find
@@ -225,8 +225,7 @@ class Predictor:
     def _task(self, entry: Entry) -> Task:
         own = entry.record.pipeline.task
         spec = self.registry.task(own.name)
-        task: Task = resolve(spec.implementation)(**spec.configure(own.options))
-        task.formulation, task.metric = entry.record.formulation, spec.metric
+        task = make_task(spec, own.options, entry.record.formulation)
         if not task.answers_texts:
             raise UsageError(
                 f"entry {entry.name!r}: the task {own.name!r} does not say how new texts are asked",

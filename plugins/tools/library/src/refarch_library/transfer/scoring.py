@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refarch import PipelineSpec, Pool, Registry, Task, engine, load
 from refarch.errors import CheckpointError, UsageError
-from refarch.pipeline import assemble, quiet
+from refarch.pipeline import assemble, quiet, score_split
 from refarch.plugins import resolve_pipeline
 from refarch.tasks import Rows, collect
 
@@ -35,20 +35,12 @@ def score(
     return task.metrics(torch.stack(logits).numpy(), labels)
 
 
-def split_of(pipeline: PipelineSpec, data: object) -> Rows:
-    """The split that gives the score."""
-    rows: Rows | None = getattr(data, pipeline.score_on)
-    if rows is None or not len(rows):
-        raise UsageError(f"the task has no {pipeline.score_on} split here", "score on test")
-    return rows
-
-
 def score_start(pipeline: PipelineSpec, registry: Registry, pool: Pool) -> float:
     """The score that a pipeline's run begins with: its techniques at their starting values, before any training."""
     resolved = resolve_pipeline(pipeline, registry)
     with pool.turn():
         parts = assemble(resolved, registry=registry, pool=pool)
-        rows = split_of(resolved, parts.data)
+        rows = score_split(resolved, parts.data)
         found = score(parts.task, parts.model, parts.tokenizer, rows, resolved.training.eval_batch_size)
     return found[parts.task_spec.metric]
 
@@ -81,7 +73,7 @@ def score_saved(
             raise CheckpointError(f"its head's labels are {names[0]}, the task's {names[1]}")
         done = [load(base.model, folder, registry=registry) for folder in folders]
         base.task.check_model(base.model)
-        rows = split_of(resolved, base.data)
+        rows = score_split(resolved, base.data)
         found = score(base.task, base.model, base.tokenizer, rows, resolved.training.eval_batch_size)
         for adaptation in reversed(done):
             adaptation.detach()
