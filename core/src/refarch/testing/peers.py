@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from refarch.engine import Adaptation, Function, attach, matrix, put_part, take_part
+from refarch.engine import Adaptation, Function, Resolver, attach, matrix, put_part, take_part
 from refarch.testing.case import randomise
 from refarch.testing.models import Tiny, all_tiny, outputs
 
@@ -34,10 +34,15 @@ def tiny_of(family: str) -> Tiny:
     return all_tiny([family])[0]
 
 
+def plain_slots(tiny: Tiny) -> list[str]:
+    """All linear slots that are no parts of fused projections, which other libraries know nothing of."""
+    sites = Resolver(tiny.model(), tiny.family).available()
+    return [name for name, own in sites.items() if all(s.ref.slot.kind == "linear" and s.end.part is None for s in own)]
+
+
 def side_by_side(
     technique: str,
     family: str,
-    slots: Sequence[str],
     wrap: Callable[[PreTrainedModel, list[str]], nn.Module],
     layer: type,
     **options: Any,
@@ -46,8 +51,7 @@ def side_by_side(
 
     Args:
         technique: its name.
-        family: of the tiny model.
-        slots: where; no parts of fused projections, which other libraries know nothing of.
+        family: of the tiny model, which is adapted at all of its plain slots.
         wrap: adapts a model's modules, by their paths.
         layer: the class that the other library puts at each of them.
         options: the technique's.
@@ -55,7 +59,7 @@ def side_by_side(
     tiny = tiny_of(family)
     model = tiny.model()
     twin = copy.deepcopy(model)
-    adaptation = attach(model, technique, slots=list(slots), **options)
+    adaptation = attach(model, technique, slots=plain_slots(tiny), **options)
     functions = list(adaptation.functions())
     paths = [adaptation.slot_map[address] for address, _ in functions]
     other = wrap(twin, paths).eval()
@@ -133,7 +137,7 @@ def expect_formula_on_fused_parts(
     tiny = tiny_of(family)
     model, plain = tiny.model(), tiny.model()
     paths = {module: path for path, module in model.named_modules()}
-    adaptation = attach(model, technique, slots=list(slots), **options)
+    adaptation = attach(model, technique, slots=plain_slots(tiny), **options)
     for insertion in adaptation.insertions:
         end = insertion.site.end
         assert end.part is not None

@@ -23,8 +23,6 @@ from refarch.testing import (
     tiny_of,
 )
 
-SLOTS = ("attention.query", "attention.value", "ffn.down")
-"""No parts of fused projections, and plain linear layers, which is all that peft wraps."""
 FUSED = ("attention.query", "attention.value")
 """Thirds of one projection, which GPT-2 stores as [d_in, 3 d]."""
 
@@ -60,7 +58,7 @@ def test_equals_peft(family: str, factors: int, several_factors: None) -> None:
         config = peft.BOFTConfig(boft_block_size=4, boft_n_butterfly_factor=factors, target_modules=paths)
         return peft.get_peft_model(model, config)
 
-    peers = side_by_side("boft", family, SLOTS, wrap, peft_boft.BOFTLayer, block_size=4, factors=factors)
+    peers = side_by_side("boft", family, wrap, peft_boft.BOFTLayer, block_size=4, factors=factors)
     row, column = torch.triu_indices(4, 4, 1)
     with torch.no_grad():
         for _, function, layer in peers.beside:

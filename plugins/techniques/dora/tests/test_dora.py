@@ -40,8 +40,7 @@ def _beside_peft(family: str, rank: int, alpha: int) -> Peers:
         return peft.get_peft_model(model, config)
 
     layer = peft.tuners.lora.LoraLayer
-    slots = ("attention.output" if family == "gpt2" else "attention.query", "ffn.up")  # no parts of fused projections
-    return side_by_side("dora", family, slots, wrap, layer, rank=rank, alpha=alpha)
+    return side_by_side("dora", family, wrap, layer, rank=rank, alpha=alpha)
 
 
 def _theirs(_: Function, layer: Any) -> dict[str, Any]:

@@ -23,8 +23,6 @@ from refarch.testing import (
     tiny_of,
 )
 
-SLOTS = ("attention.query", "attention.value", "ffn.down")
-"""No parts of fused projections, and plain linear layers, which is all that peft wraps."""
 FUSED = ("attention.query", "attention.value")
 """Thirds of one projection, which GPT-2 stores as [d_in, 3 d]."""
 
@@ -38,7 +36,7 @@ def test_equals_peft(family: str) -> None:
     def wrap(model: Any, paths: list[str]) -> Any:
         return peft.get_peft_model(model, peft.HRAConfig(r=6, target_modules=paths))
 
-    peers = side_by_side("hra", family, SLOTS, wrap, HRALayer, rank=6)
+    peers = side_by_side("hra", family, wrap, HRALayer, rank=6)
     with torch.no_grad():
         for _, function, layer in peers.beside:
             function.vectors.normal_()

@@ -12,8 +12,6 @@ from refarch.testing import TechniqueConformance, expect_equal_weights, randomis
 
 peft = pytest.importorskip("peft")
 
-SLOTS = ("attention.query", "attention.value", "ffn.up")
-"""No parts of fused projections, and plain linear layers, which is all that peft wraps."""
 PEFT_NAMES = {"up_1": "hada_w1_a", "down_1": "hada_w1_b", "up_2": "hada_w2_a", "down_2": "hada_w2_b"}
 
 
@@ -32,7 +30,7 @@ def test_logits_gradients_and_merged_weights_equal_peft(family: str) -> None:
     def wrap(model: Any, paths: list[str]) -> Any:
         return peft.get_peft_model(model, peft.LoHaConfig(r=4, alpha=10, target_modules=paths))
 
-    peers = side_by_side("loha", family, SLOTS, wrap, peft.tuners.loha.LoHaLayer, rank=4, alpha=10)
+    peers = side_by_side("loha", family, wrap, peft.tuners.loha.LoHaLayer, rank=4, alpha=10)
     expect_equal_weights(
         peers,
         lambda function, layer: {own: getattr(layer, theirs)["default"] for own, theirs in PEFT_NAMES.items()},

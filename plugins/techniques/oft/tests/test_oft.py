@@ -23,8 +23,6 @@ from refarch.testing import (
     tiny_of,
 )
 
-SLOTS = ("attention.query", "attention.value", "ffn.down")
-"""No parts of fused projections, and plain linear layers, which is all that peft wraps."""
 FUSED = ("attention.query", "attention.value")
 """Thirds of one projection, which GPT-2 stores as [d_in, 3 d]."""
 
@@ -46,7 +44,7 @@ def test_equals_peft(family: str, shared: bool) -> None:
         exact = {"r": 0, "oft_block_size": 8, "use_cayley_neumann": False, "block_share": shared}
         return peft.get_peft_model(model, peft.OFTConfig(target_modules=paths, **exact))
 
-    peers = side_by_side("oft", family, SLOTS, wrap, OFTLayer, block_size=8, share_blocks=shared)
+    peers = side_by_side("oft", family, wrap, OFTLayer, block_size=8, share_blocks=shared)
     with torch.no_grad():
         for _, function, layer in peers.beside:
             function.rotation.angles.normal_(std=0.3)
