@@ -170,7 +170,8 @@ def damage(folder: Path, how: str) -> None:
 
 
 DAMAGES = {
-    "truncated JSON": "not valid JSON", "truncated tensors": "truncated or altered", "a pickle in disguise": "altered",
+    "truncated JSON": "not valid JSON", "truncated tensors": "truncated or altered",
+    "a pickle in disguise": "nothing of it was read",
     "a part missing": "cannot read", "a part altered": "was altered",
     "a part's tensors altered": "truncated or altered",
     "a folder that climbs": "leads out of the folder", "a file that climbs": "leads out of the folder",

@@ -265,3 +265,15 @@ import refarch.engine.plan
         (5, "refarch.engine.plan", ""),
         (6, "refarch.cli", "main"),
     ]
+
+
+def test_no_lazy_name_is_a_file_beside_it(house: House) -> None:
+    """A submodule that is imported first would stand on its package where the face has a function of the same name."""
+    found = []
+    for face in FACES:
+        path = house.files.get(face)
+        if path is None or path.name != "__init__.py" or "lazy(" not in path.read_text(encoding="utf-8"):
+            continue
+        names = {name for item in imports(path) for name in [item.name] if name and not name.startswith("_")}
+        found += [f"{face}.{name}" for name in sorted(names) if f"{face}.{name}" in house.files]
+    _nothing(found)

@@ -17,7 +17,7 @@ MOVED: dict[str, dict[str, str]] = {
         "refarch.architecture.module_fields": "AtLeastOne Count Gate Identifier ImportPath Positions Router Scale",
     },
     "refarch.architecture.properties": {
-        "refarch.architecture.properties": ("Form=FunctionalForm Insertion=InsertionForm Integration=IntegrationForm"),
+        "refarch.architecture.properties": "Form=FunctionalForm Insertion=InsertionForm Integration=IntegrationForm",
         "refarch.architecture.rules": "RULES Rule check",
     },
     "refarch.cli.building": {
@@ -167,9 +167,8 @@ MOVED: dict[str, dict[str, str]] = {
     },
     "refarch.engine.given": {
         "refarch.engine.functions.core_techniques": (
-            "GIVEN=CORE_TECHNIQUES HERE KEYS_AND_VALUES "
-            "KeysAndValues=PlainKeysAndValues LOW_RANK TOKENS Tokens=PlainTokens "
-            "Update=PlainUpdate"
+            "GIVEN=CORE_TECHNIQUES HERE KEYS_AND_VALUES KeysAndValues=PlainKeysAndValues LOW_RANK TOKENS "
+            "Tokens=PlainTokens Update=PlainUpdate"
         ),
     },
     "refarch.engine.hook": {
@@ -251,8 +250,8 @@ MOVED: dict[str, dict[str, str]] = {
     },
     "refarch.pipeline.evaluation": {
         "refarch.tasks.evaluation": (
-            "Collator Hear Likelihood batches collect generate hear_batches "
-            "in_order log_likelihoods mean_loss padded tokens"
+            "Collator Hear Likelihood batches collect generate hear_batches in_order log_likelihoods mean_loss "
+            "padded tokens"
         ),
     },
     "refarch.pipeline.files": {
@@ -265,13 +264,12 @@ MOVED: dict[str, dict[str, str]] = {
         "refarch.tasks.json_text": "not_json parse_lines parse_list refuse_halves",
     },
     "refarch.pipeline.memory": {
-        "refarch.pipeline.peak_memory": "peak_memory reset_peak",
+        "refarch.pipeline.process_memory": "peak_memory reset_peak",
     },
     "refarch.pipeline.prompts": {
         "refarch.tasks.prompts": (
-            "Features Frame IGNORED Pair PairCollator TEXT_KINDS TextKind "
-            "check_template encode_pairs end_token fill frame logger pair_collator "
-            "pair_of prompt_room"
+            "Features Frame IGNORED Pair PairCollator TEXT_KINDS TextKind check_template encode_pairs end_token "
+            "fill frame logger pair_collator pair_of prompt_room"
         ),
     },
     "refarch.pipeline.resolve": {
@@ -296,7 +294,10 @@ MOVED: dict[str, dict[str, str]] = {
         "refarch.tasks.task": "Data Question Rows Task",
     },
     "refarch.plugins.group": {
-        "refarch.plugins.command_group": "Part=Subcommand command_group",
+        "refarch.plugins.subcommands": "Part=Subcommand command_group",
+    },
+    "refarch.plugins.scan": {
+        "refarch.plugins.discovery": "Found GROUPS Kind Settings Status scan",
     },
     "refarch.testing.report": {
         "refarch.testing.report": "Progress=HearResult",

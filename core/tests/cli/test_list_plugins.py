@@ -27,7 +27,7 @@ def test_importtime_shows_no_heavy_module(site: Any) -> None:
     """The interpreter's own account of what was imported, however it may have been hidden."""
     result = site.process("-X", "importtime", "-c", "from refarch.cli import main; main(['list-plugins'])")
     imported = {line.rpartition("|")[2].strip() for line in result.err.splitlines() if line.startswith("import time:")}
-    assert "refarch.plugins.scan" in imported
+    assert "refarch.plugins.discovery" in imported
     assert not imported & set(HEAVY)
 
 

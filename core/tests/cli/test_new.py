@@ -15,7 +15,7 @@ import warm
 from refarch.cli.family_source import source
 from refarch.cli.new import class_name
 from refarch.plugins import default_registry
-from refarch.plugins.scan import GROUPS
+from refarch.plugins.discovery import GROUPS
 
 STARTS = {
     "technique": [],

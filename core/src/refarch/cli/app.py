@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from refarch import __version__
-from refarch.plugins.scan import Found, scan
+from refarch.plugins.discovery import Found, scan
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

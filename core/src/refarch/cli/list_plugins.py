@@ -6,7 +6,7 @@ from collections import Counter
 
 import click
 
-from refarch.plugins.scan import GROUPS, Found, Settings, scan
+from refarch.plugins.discovery import GROUPS, Found, Settings, scan
 
 HEAD = ("NAME", "KIND", "VERSION", "STATUS", "SUMMARY")
 USABLE = ("ok", "blocked", "older contract")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from refarch.plugins.scan import GROUPS, scan
+from refarch.plugins.discovery import GROUPS, scan
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from refarch.plugins.scan import GROUPS, Found
+from refarch.plugins.discovery import GROUPS, Found
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
         quiet_transformers as quiet_transformers,
     )
     from refarch.pipeline.meta_model import model_on_meta as model_on_meta
-    from refarch.pipeline.peak_memory import peak_memory as peak_memory, reset_peak as reset_peak
     from refarch.pipeline.pool import Pool as Pool
+    from refarch.pipeline.process_memory import peak_memory as peak_memory, reset_peak as reset_peak
     from refarch.pipeline.run_folder import (
         COMPLETE as COMPLETE,
         RunFolder as RunFolder,
@@ -34,7 +34,7 @@ _FROM = {
     "refarch.pipeline.assembly": "Assembled assemble score_split",
     "refarch.pipeline.backbone": "backbone_kind device load_backbone quiet quiet_transformers",
     "refarch.pipeline.meta_model": "model_on_meta",
-    "refarch.pipeline.peak_memory": "peak_memory reset_peak",
+    "refarch.pipeline.process_memory": "peak_memory reset_peak",
     "refarch.pipeline.pool": "Pool",
     "refarch.pipeline.run_folder": "COMPLETE RunFolder differences versions",
     "refarch.pipeline.runner": "run",

@@ -12,7 +12,7 @@ from pathlib import Path
 from refarch.architecture import RunRecord, Times
 from refarch.errors import RunError
 from refarch.pipeline.assembly import Assembled
-from refarch.pipeline.peak_memory import peak_memory
+from refarch.pipeline.process_memory import peak_memory
 from refarch.pipeline.run_folder import RunFolder, versions
 from refarch.pipeline.trainer import AdaptationTrainer
 

@@ -20,8 +20,8 @@ from refarch.errors import RefarchError, RunError, UsageError
 from refarch.files import read_json, write_text
 from refarch.pipeline.assembly import Assembled, assemble, score_split
 from refarch.pipeline.backbone import quiet_transformers
-from refarch.pipeline.peak_memory import reset_peak
 from refarch.pipeline.pool import Pool
+from refarch.pipeline.process_memory import reset_peak
 from refarch.pipeline.progress import Progress
 from refarch.pipeline.record import Clock, record_of
 from refarch.pipeline.run_folder import RunFolder, new_folder

@@ -12,7 +12,7 @@ from refarch._lazy import lazy, names
 
 if TYPE_CHECKING:
     from refarch.plugins.command import CommandSpec as CommandSpec
-    from refarch.plugins.command_group import command_group as command_group
+    from refarch.plugins.discovery import GROUPS as GROUPS, Found as Found, Settings as Settings, scan as scan
     from refarch.plugins.hooks import (
         HOOK_SPECIFICATIONS as HOOK_SPECIFICATIONS,
         hookimpl as hookimpl,
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
         forget_plugins as forget_plugins,
         resolve as resolve,
     )
-    from refarch.plugins.scan import GROUPS as GROUPS, Found as Found, Settings as Settings, scan as scan
+    from refarch.plugins.subcommands import command_group as command_group
 
 _FROM = {
     "refarch.plugins.command": "CommandSpec",
-    "refarch.plugins.command_group": "command_group",
+    "refarch.plugins.subcommands": "command_group",
     "refarch.plugins.hooks": "HOOK_SPECIFICATIONS hookimpl hookspec",
     "refarch.plugins.lookup": "NamedTechnique ResolvedPipeline configured locate look_up resolve_pipeline",
     "refarch.plugins.registry": "Registry default_registry forget_plugins resolve",
-    "refarch.plugins.scan": "GROUPS Found Settings scan",
+    "refarch.plugins.discovery": "GROUPS Found Settings scan",
 }
 __all__ = names(_FROM)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         TechniqueSpec,
     )
     from refarch.plugins.command import CommandSpec
-    from refarch.plugins.scan import Kind
+    from refarch.plugins.discovery import Kind
 
 PROJECT = "refarch"
 hookspec = pluggy.HookspecMarker(PROJECT)

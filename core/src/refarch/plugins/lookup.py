@@ -18,8 +18,8 @@ from refarch.architecture import (
     TrainingSpec,
 )
 from refarch.errors import UsageError
+from refarch.plugins.discovery import Found
 from refarch.plugins.registry import Registry, resolve
-from refarch.plugins.scan import Found
 
 
 class NamedTechnique(NamedTuple):

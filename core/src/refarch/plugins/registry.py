@@ -15,7 +15,7 @@ from refarch.architecture import CONTRACT, FamilySpec, InterchangeSpec, ModelSpe
 from refarch.errors import PluginError, RefarchError, UnknownNameError, UsageError, did_you_mean
 from refarch.plugins import hooks
 from refarch.plugins.command import CommandSpec
-from refarch.plugins.scan import Found, Kind, Settings, Status, scan
+from refarch.plugins.discovery import Found, Kind, Settings, Status, scan
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from refarch.architecture import ConfiguredTechnique, TechniqueSpec
 from refarch.engine import Adaptation
 from refarch.engine.adaptation.attach import attach
 from refarch.errors import SlotError
+from refarch.plugins.discovery import Kind
 from refarch.plugins.registry import default_registry
-from refarch.plugins.scan import Kind
 from refarch.testing.models import Batch, Tiny, outputs
 
 C = TypeVar("C")

@@ -7,9 +7,9 @@ import json
 import subprocess
 import sys
 
+from refarch.plugins.discovery import Kind
 from refarch.plugins.hooks import HOOKS
 from refarch.plugins.registry import default_registry
-from refarch.plugins.scan import Kind
 
 HEAVY = ("torch", "transformers", "numpy", "pandas", "sklearn")
 _SCRIPT = """

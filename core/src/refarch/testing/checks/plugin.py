@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from refarch.architecture import Spec
-from refarch.plugins.scan import Kind
+from refarch.plugins.discovery import Kind
 from refarch.testing.case import NotApplicable
 from refarch.testing.light import expect_light
 

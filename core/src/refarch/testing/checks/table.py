@@ -15,7 +15,7 @@ from refarch.engine import Resolver, Site
 from refarch.engine.adaptation.attach import attach
 from refarch.engine.layers.linear import part_rows, read_weight
 from refarch.engine.slots.resolver import find, submodule
-from refarch.plugins.scan import Kind
+from refarch.plugins.discovery import Kind
 from refarch.testing import probes
 from refarch.testing.case import NotApplicable, collect, randomise
 from refarch.testing.checks.plugin import light_import

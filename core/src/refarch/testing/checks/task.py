@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refarch.architecture import Formulation, TaskSpec
+from refarch.plugins.discovery import Kind
 from refarch.plugins.registry import default_registry
-from refarch.plugins.scan import Kind
 from refarch.tasks.making import make_task
 from refarch.tasks.task import Data, Rows, Task
 from refarch.testing.case import Check, NotApplicable, collect

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from refarch.plugins.scan import Found, Settings, scan
+from refarch.plugins.discovery import Found, Settings, scan
 
 
 def mine(name: str = "quokka", settings: Settings | None = None) -> list[Found]:
