@@ -16,7 +16,7 @@ from cells import Matrix
 from digests import packages, touched
 
 from refarch.plugins.registry import default_registry
-from refarch.testing.sample import CHOICE, covering
+from refarch.testing.sample import CHOICE, covering, one_of
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -36,9 +36,10 @@ def _seeded() -> None:
 
 
 class Sample:
-    """Which of a conformance class's cases run: those of a covering sample, and all of a touched technique or family.
+    """Which checks of a conformance class run on which cases; all of them for a touched technique or family.
 
-    A class that names its families has them all: its author has chosen. So has one of a technique that is no plugin.
+    Otherwise a technique is checked in the cells of a covering sample, or on the families that its class names, on one
+    head of each; and a family's kin, whose table is the family's, are probed with one integration form each.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -58,12 +59,27 @@ class Sample:
     def cells(self) -> frozenset:
         return covering(self.techniques, default_registry().families(), Matrix.read().applies)
 
-    def __call__(self, cls: type, case: object) -> bool:
-        technique, chosen = getattr(cls, "technique", None), getattr(cls, "families", None)
-        if not isinstance(technique, str) or chosen is not None:
+    def __call__(self, cls: type, check: str, case: object) -> bool:
+        technique, everything = getattr(cls, "technique", None), self.touched | self.named
+        family = getattr(getattr(case, "tiny", None), "family", None)
+        if family is None or family.name in everything:
             return True
-        family = case.tiny.family.name
-        return bool({technique, family} & (self.touched | self.named)) or (technique, family) in self.cells
+        if isinstance(technique, str):
+            if technique in everything:
+                return True
+            head = one_of(family.tiny.auto_classes, technique, cls.__name__, family.name)
+            there = getattr(cls, "families", None) is not None or (technique, family.name) in self.cells
+            return there and case.tiny.auto_class == head
+        if isinstance(getattr(cls, "family", None), str) and check in self.probes:
+            kin = family.tiny.model_type != default_registry().backbone(family.name).tiny.model_type
+            return not kin or check == one_of(self.probes, family.tiny.model_type)
+        return True
+
+    @functools.cached_property
+    def probes(self) -> list[str]:
+        from refarch.testing.checks.backbone import PROBE_CHECKS
+
+        return list(PROBE_CHECKS)
 
     def __str__(self) -> str:
         every = len(self.techniques) * len(default_registry().families())

@@ -10,11 +10,12 @@ from cells import Cell, Matrix
 from digests import ROOT, Digests, of_code, touched
 
 from refarch.plugins import default_registry
-from refarch.testing import covering, forms, missing
+from refarch.testing import PROBE_CHECKS, Tiny, covering, forms, missing
 
 REGISTRY = default_registry()
 TECHNIQUES = [REGISTRY.technique(name) for name in REGISTRY.names("technique")]
 FAMILIES = REGISTRY.families()
+BERT = REGISTRY.backbone("bert")
 
 
 def test_the_sample_has_each_technique_on_each_kind_and_each_form_on_each_family():
@@ -52,31 +53,62 @@ def sample(request, *, args=(), cells=frozenset(), touched=frozenset()):
     return found
 
 
-def chosen(sample, technique, families=None):
-    """The families of the cases that a conformance class would run."""
+def chosen(sample, technique, families=None, check="identity_at_start"):
+    """The families of the cases that a conformance class would run, each as often as it has heads there."""
     cls = type("TestIt", (), {"technique": technique, "families": families})
-    cases = [SimpleNamespace(tiny=SimpleNamespace(family=family)) for family in FAMILIES]
-    return {case.tiny.family.name for case in cases if sample(cls, case)}
+    tiny = [Tiny(family, head) for family in FAMILIES for head in family.tiny.auto_classes]
+    found = [each for each in tiny if sample(cls, check, SimpleNamespace(tiny=each))]
+    return sorted(each.family.name for each in found)
+
+
+EVERY = sorted(family.name for family in FAMILIES for _ in family.tiny.auto_classes)
 
 
 def test_a_session_runs_the_sample_and_all_of_what_is_touched_or_named(request):
-    every = {family.name for family in FAMILIES}
     cells = frozenset({("lora", "bert"), ("ia3", "gpt2")})
-    assert chosen(sample(request, cells=cells), "lora") == {"bert"}
-    assert chosen(sample(request, cells=cells, touched={"lora"}), "lora") == every
-    assert chosen(sample(request, cells=cells, touched={"t5"}), "lora") == {"bert", "t5"}
+    assert chosen(sample(request, cells=cells), "lora") == ["bert"], "on one head"
+    assert chosen(sample(request, cells=cells, touched={"lora"}), "lora") == EVERY
+    assert chosen(sample(request, cells=cells, touched={"t5", "gpt2"}), "lora") == ["bert", "gpt2", "gpt2", "t5"]
     named = sample(request, args=["plugins/techniques/lora/tests/test_lora.py::TestLora"], cells=cells)
-    assert chosen(named, "lora") == every
-    assert chosen(named, "ia3") == {"gpt2"}
+    assert chosen(named, "lora") == EVERY
+    assert chosen(named, "ia3") == ["gpt2"]
     everything = sample(request, args=["tests", "core/tests", "plugins"], cells=cells)
-    assert chosen(everything, "lora") == {"bert"}
+    assert chosen(everything, "lora") == ["bert"]
+    assert chosen(sample(request), "lora", families=("bert",)) == sorted({*EVERY}), "its author chose the families"
+
+
+def test_both_heads_of_a_family_are_in_the_sample(request):
+    """Which one a technique has is decided by hash."""
+    heads = {
+        head
+        for technique in TECHNIQUES
+        for head in BERT.tiny.auto_classes
+        if sample(request, cells=frozenset({(technique.name, "bert")}))(
+            type("TestIt", (), {"technique": technique.name}), "", SimpleNamespace(tiny=Tiny(BERT, head))
+        )
+    }
+    assert heads == set(BERT.tiny.auto_classes)
 
 
 def test_what_is_no_cell_of_the_matrix_always_runs(request):
-    every = {family.name for family in FAMILIES}
-    assert chosen(sample(request), "lora", families=("bert",)) == every, "a class that names its families has them"
-    assert chosen(sample(request), None) == every, "a family's or a task's own checks"
-    assert chosen(sample(request), TECHNIQUES[0]) == every, "a spec that is no plugin"
+    assert chosen(sample(request), None) == EVERY, "a family's or a task's own checks"
+    assert chosen(sample(request), TECHNIQUES[0]) == EVERY, "a spec that is no plugin"
+
+
+def test_kin_have_the_checks_of_the_table_and_one_probe_each(request):
+    llama = REGISTRY.backbone("llama")
+    cls, kin = type("TestIt", (), {"family": "llama"}), [llama, *llama.relatives()]
+
+    def probed(choice, check):
+        cases = [SimpleNamespace(tiny=Tiny(member, member.tiny.auto_classes[0])) for member in kin]
+        return [case.tiny.family.tiny.model_type for case in cases if choice(cls, check, case)]
+
+    everyone = [member.tiny.model_type for member in kin]
+    assert probed(sample(request), "every_entry_exists") == everyone
+    assert probed(sample(request, touched={"llama"}), "probe_line_works") == everyone
+    each = [model for check in PROBE_CHECKS for model in probed(sample(request), check) if model != "llama"]
+    assert sorted(each) == sorted(everyone[1:]), "one each"
+    assert all("llama" in probed(sample(request), check) for check in PROBE_CHECKS)
 
 
 CODE = '''

@@ -105,11 +105,14 @@ def test_a_class_runs_all_its_cases_unless_the_session_chooses() -> None:
     stash = pytest.Stash()
     everything = generated(stash, "test_identity_at_start")
     assert {label.partition("-")[0] for label in everything} == {"bert", "gpt2", "t5"}
-    stash[CHOICE] = lambda cls, case: cls is OnThree and case.tiny.family.name == "gpt2"
+    stash[CHOICE] = lambda cls, name, case: cls is OnThree and case.tiny.family.name == "gpt2"
     gpt2 = [label for label in everything if label.startswith("gpt2-")]
     assert generated(stash, "test_identity_at_start") == gpt2
     assert generated(stash, "test_eval_is_deterministic") == gpt2[:1], "any head will do there"
     assert generated(stash, "test_light_import") == ["plugin"]
+    stash[CHOICE] = lambda cls, name, case: name == "identity_at_start"
+    assert generated(stash, "test_identity_at_start") == everything
+    assert generated(stash, "test_eval_is_deterministic") == []
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=[probe.name for probe in PROBES])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         randomise as randomise,
     )
     from refarch.testing.checks import CHECKS as CHECKS
+    from refarch.testing.checks.backbone import PROBE_CHECKS as PROBE_CHECKS
     from refarch.testing.checks.generation import ahead_reason as ahead_reason
     from refarch.testing.light import expect_light as expect_light
     from refarch.testing.models import (
@@ -56,6 +57,7 @@ _FROM = {
     "refarch.testing.task": "TaskConformance",
     "refarch.testing.technique": "TechniqueConformance",
     "refarch.testing.checks": "CHECKS",
+    "refarch.testing.checks.backbone": "PROBE_CHECKS",
     "refarch.testing.checks.generation": "ahead_reason",
     "refarch.testing.case": "Case NotApplicable Snapshot randomise",
     "refarch.testing.light": "expect_light",

@@ -59,10 +59,10 @@ class Conformance:
         if "_cases" not in cls.__dict__:
             cls._cases = cls.cases()  # type: ignore[attr-defined]
         cases: list[Any] = cls.__dict__["_cases"]
-        chosen = metafunc.config.stash.get(CHOICE, None)
+        name, chosen = metafunc.function.__name__.removeprefix("test_"), metafunc.config.stash.get(CHOICE, None)
         if chosen is not None:
-            cases = [case for case in cases if chosen(cls, case)]
-        check = cls.checks.get(metafunc.function.__name__.removeprefix("test_"))
+            cases = [case for case in cases if chosen(cls, name, case)]
+        check = cls.checks.get(name)
         if check is not None:
             cases = list(check.on(cases))
         once = check is not None and check.once

@@ -21,9 +21,10 @@ Cell = tuple[str, str]
 """A technique's and a family's name."""
 Applies = Callable[[str, str], bool]
 """Whether a technique exists on a family, both by name."""
-CHOICE: pytest.StashKey[Callable[[type, Any], bool]] = pytest.StashKey()
-"""In the configuration of a test session: which cases of a conformance class run. Without it every class runs all of
-its own, as it should in a plugin's package; who tests many plugins on many families sets it in a conftest."""
+CHOICE: pytest.StashKey[Callable[[type, str, Any], bool]] = pytest.StashKey()
+"""In the configuration of a test session: whether a conformance class runs a check, by its name, on a case. Without it
+every class runs all of its own, as it should in a plugin's package; who tests many plugins on many families sets it in
+a conftest."""
 
 
 def forms(technique: TechniqueSpec) -> frozenset[tuple[str, str]]:
@@ -91,6 +92,11 @@ def missing(
     return found
 
 
+def one_of(items: Sequence[str], *names: str) -> str:
+    """One of them, by the hash of names: the same everywhere, and over many names all of them."""
+    return min(items, key=lambda item: _hash(item, *names))
+
+
 def _hash(*names: str) -> str:
-    """A number that looks random and is the same everywhere."""
+    """Digits that look random and are the same everywhere."""
     return hashlib.sha256("/".join(names).encode()).hexdigest()

@@ -204,6 +204,8 @@ def _spy(model: PreTrainedModel) -> dict[nn.Module, dict[str, Tensor]]:
     return called
 
 
+PROBE_CHECKS: dict[str, Check[Backbone]] = collect(*(_probe(spec) for spec in probes.PROBES))
+"""Those that run an integration form on the family."""
 BACKBONE_CHECKS: dict[str, Check[Backbone]] = {
     **table.ONCE,
     **table.CHECKS,
@@ -212,7 +214,7 @@ BACKBONE_CHECKS: dict[str, Check[Backbone]] = {
         key_value_is_where_attention_happens,
         projections_play_their_own_part,
         attention_seam_changes_nothing,
-        *(_probe(spec) for spec in probes.PROBES),
     ),
+    **PROBE_CHECKS,
 }
 """Every check of a family, by name."""
