@@ -145,6 +145,11 @@ class Layers(Spec):
             raise ValueError(f"choose one of first, last, every, indices; got {' and '.join(ways)}")
         return self
 
+    @property
+    def narrows(self) -> bool:
+        """Whether some layers are chosen, and not all of a stack."""
+        return any(getattr(self, way) is not None for way in ("first", "last", "every", "indices"))
+
     def choose(self, count: int) -> list[int]:
         """The chosen layer indices of a stack of ``count`` layers, in ascending order.
 

@@ -90,7 +90,13 @@ def _part(
 ) -> tuple[Adaptation, bool]:
     """The adaptation of a name, and whether it is new on the model."""
     if given is None:
-        return next(adaptation for adaptation in adaptations(model) if adaptation.name == label), False
+        found = next(adaptation for adaptation in adaptations(model) if adaptation.name == label)
+        if found.state == "merged":
+            raise CompositionError(
+                f"part {label!r} is merged: it is in the base weights, where no operator can weigh or leave it out",
+                f"unmerge {label!r} first",
+            )
+        return found, False
     if isinstance(given, Adaptation):
         if given.model is not model or given.state != "attached" or given.name != label:
             raise CompositionError(

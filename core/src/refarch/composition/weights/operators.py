@@ -68,17 +68,25 @@ def _of_updates(
     found: Updates = {}
     missed = whole = 0.0
     for salt, address in enumerate(addresses):
-        here = [own.get(address) for own in each]
-        target = _target(operator, here, weights, salt)
+        target = _target(operator, [own.get(address) for own in each], weights, salt)
         up, down = _nearest(target, rank)
         found[address] = Update(up @ down, None, (up, down))
         missed += Update(target.delta - up @ down, target.bias).norm()
         whole += target.norm()
-    widest = rank or max(update.factors[0].shape[1] for update in found.values() if update.factors)
+    widest = _widest(found, rank)
     technique = _configured(into or LOW_RANK, parts, found, widest)
     error = math.sqrt(missed / whole) if whole else 0.0
     exact = rank is None or all(update.factors[0].shape[1] < rank for update in found.values() if update.factors)
     return WeightResult(technique, None, found, None, 0.0 if exact and error < 1e-6 else error)
+
+
+def _widest(found: Updates, rank: int | None) -> int:
+    """The rank that the result is given: the one asked for, or what its factors need, where the one asked for is more
+    than some weight has.
+    """
+    needed = max(update.factors[0].shape[1] for update in found.values() if update.factors)
+    smallest = min(min(update.delta.shape) for update in found.values())
+    return needed if rank is None or rank > smallest else rank
 
 
 def _target(operator: Operator, here: list[Update | None], weights: list[float], salt: int) -> Update:

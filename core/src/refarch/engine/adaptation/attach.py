@@ -9,7 +9,7 @@ from typing import Any, overload
 import torch
 from transformers import PreTrainedModel
 
-from refarch.architecture import ConfiguredTechnique, FamilySpec, TechniqueSpec
+from refarch.architecture import ConfiguredTechnique, FamilySpec, TechniqueSpec, parse_slot
 from refarch.engine.adaptation import plan as planning
 from refarch.engine.adaptation.adaptation import Adaptation
 from refarch.engine.bindings.gradients import refuse_without_gradients
@@ -17,7 +17,7 @@ from refarch.engine.checkpoints import provenance
 from refarch.engine.checkpoints.format import Source
 from refarch.engine.host.container import taken_names, unused_name
 from refarch.engine.slots.resolver import Resolver
-from refarch.errors import CompositionError, SpecError, UsageError
+from refarch.errors import CompositionError, SlotError, SpecError, UsageError
 from refarch.plugins.registry import Registry, default_registry
 
 Technique = str | TechniqueSpec | ConfiguredTechnique
@@ -81,6 +81,7 @@ def attach(
             undo.pop_all()
         return tuple(done)
     configured, source = _configured(technique, options, registry, _source)
+    _refuse_unheard(configured)
     resolver = Resolver(model, family or family_of(model, registry))
     label = label_for(model, name, configured.name)
     plan = planning.build(resolver, configured, seed, dtype, device_of(model))
@@ -103,6 +104,23 @@ def _configured(
     if options:
         raise SpecError(f"technique {technique.name!r} has its options decided; {sorted(options)} come too late")
     return technique, known or provenance.source(technique, registry or default_registry())
+
+
+def _refuse_unheard(technique: ConfiguredTechnique) -> None:
+    """Layers that are chosen must restrict something.
+
+    Raises:
+        SlotError: no module that they are chosen for works at a slot of layers.
+    """
+    specs = map(technique.decided, technique.technique.modules)
+    slots = [parse_slot(text).slot for spec in specs if spec.layers.narrows for text in spec.workspace]
+    if slots and all(slot.per != "layer" for slot in slots):
+        names = ", ".join(dict.fromkeys(slot.name for slot in slots))
+        raise SlotError(
+            f"technique {technique.name!r} works at {names}, which is of no layer, so a choice of layers would change"
+            " nothing",
+            "leave out layers, or choose slots of layers (slots=)",
+        )
 
 
 def family_of(model: PreTrainedModel, registry: Registry | None) -> FamilySpec:

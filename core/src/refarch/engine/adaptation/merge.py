@@ -94,11 +94,23 @@ def merge(owner: Attachment, bindings: Sequence[Binding], copies: Copies) -> Non
     for binding in bindings:
         assert isinstance(binding, ModuleBinding)
         by_module.setdefault(binding.site.end.module, []).append(binding)
+    _refuse_not_finite(owner, copies)
     merged = write_merged(owner, [_new_weight(module, own) for module, own in by_module.items()])
     for binding in bindings:
         binding.detach(owner.model)
     merged.selected = selection.commit(owner.model, owner)
     selection.release(owner.model, owner)
+
+
+def _refuse_not_finite(owner: Attachment, copies: Copies) -> None:
+    """Copies are written over the base's parameters as they are."""
+    bad = [path for path, copy in copies.items() if not bool(torch.isfinite(copy).all())]
+    if bad:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise CompositionError(
+            f"{owner.noun} {owner.name!r} holds values that are not finite, in {bad[0]}{more}; nothing was changed",
+            "load it from an earlier checkpoint",
+        )
 
 
 def refuse_unmergeable(owner: Attachment, problems: Sequence[str], instead: str) -> None:

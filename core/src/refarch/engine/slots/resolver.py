@@ -316,6 +316,9 @@ class Resolver:
             table = place.module if isinstance(place.module, nn.Embedding) else None
             if getattr(place.module.weight, "is_meta", False):  # an initialisation from zeros has the right shapes
                 return torch.zeros(*((table.num_embeddings, table.embedding_dim) if table else reversed(width)))
+            if ref.slot.kind == "inputs" and table is not None and type(table).forward is not nn.Embedding.forward:
+                words = torch.arange(table.num_embeddings, device=table.weight.device)
+                return type(table).forward(table, words).detach().to(torch.float32, copy=True)  # as they are embedded
             own = matrix(place.module) if table is None else dequantised(table) if quantised(table) else table.weight
             rows = take_part(own, place.part, 0).detach()
             return rows.to(torch.float32, copy=True)  # what a function does with a copy does not reach the base
