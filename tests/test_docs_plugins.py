@@ -185,7 +185,7 @@ def test_the_walk_runs_and_a_technique_from_outside(tmp_path: Path) -> None:
         "PIP_FIND_LINKS": links,
         "PIP_CONSTRAINT": str(tmp_path / "constraints.txt"),
         "PIP_QUIET": "1",
-        "PIP_NO_COMPILE": "1",
+        "PIP_NO_COMPILE": "no",  # pip reads it as the value of "compile"; what is used gets compiled
     }
     try:
         done = subprocess.run(
