@@ -18,6 +18,7 @@ from refarch.composition.running.places import PlaceGroup
 from refarch.composition.running.refusals import refuse_asked_twice, refuse_unreadable
 from refarch.composition.running.rows import BatchRows, CallState, Names
 from refarch.engine.adaptation.adaptation import Adaptation
+from refarch.engine.adaptation.attach import device_of
 from refarch.engine.adaptation.plan import seeded
 from refarch.engine.host import selection
 from refarch.engine.host.attachment import Attachment
@@ -111,7 +112,7 @@ class Composition(Attachment):
         """Let run what was built."""
         self.tree._modules.clear()
         for path, module in self._builder.combiners.items():
-            self.tree.put(path, module.to(self.model.device).requires_grad_(trainable))
+            self.tree.put(path, module.to(device_of(self.model)).requires_grad_(trainable))
         self.tree.train(self.model.training)
         self._builder.attach()
         selection.reorder(self.model, list(self.parts.values()))

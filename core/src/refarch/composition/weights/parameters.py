@@ -13,6 +13,7 @@ from refarch.composition.weights.result import WeightResult
 from refarch.composition.weights.updates import low_rank, updates, weight_reasons
 from refarch.engine.adaptation import plan as planning
 from refarch.engine.adaptation.adaptation import Adaptation
+from refarch.engine.adaptation.attach import device_of
 from refarch.engine.host.container import only_active
 from refarch.engine.host.selection import selected
 from refarch.errors import CompositionError
@@ -83,7 +84,7 @@ def _doing_nothing(part: Adaptation) -> dict[str, Tensor]:
     specs = {item.spec.name for item in part.insertions if item.spec.integration in ("rescaling", "transformation")}
     if not specs or part.folded:
         return found
-    device = part.model.device
+    device = device_of(part.model)
     starts = []
     for seed in (0, 1):  # what differs between two seeds is random, and no start that does nothing
         with only_active(part.model):  # a start from the weight is one from the base's own

@@ -12,6 +12,7 @@ from refarch.architecture import ConfiguredTechnique
 from refarch.composition.weights.updates import Updates, low_rank
 from refarch.engine.adaptation import plan as planning
 from refarch.engine.adaptation.adaptation import Adaptation
+from refarch.engine.adaptation.attach import device_of
 from refarch.engine.checkpoints.format import Source
 from refarch.engine.functions.function import fold
 from refarch.errors import CompositionError
@@ -41,7 +42,7 @@ class WeightResult:
 def attach_result(made: WeightResult, parts: list[Adaptation], name: str, trainable: bool) -> Adaptation:
     """The result as an adaptation of the parts' model."""
     first = made.like or parts[0]
-    plan = planning.build(first.resolver, made.technique, first.seed, None, first.model.device)
+    plan = planning.build(first.resolver, made.technique, first.seed, None, device_of(first.model))
     folded = made.like is not None and made.like.folded
     if folded:
         for insertion in plan.insertions:

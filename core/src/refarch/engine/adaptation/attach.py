@@ -157,5 +157,6 @@ def label_for(model: PreTrainedModel, name: str | None, default: str) -> str:
 
 
 def device_of(model: PreTrainedModel) -> torch.device:
-    """Where new parameters go."""
-    return next(model.parameters()).device
+    """Where new parameters go: beside the first that is in memory, or on the meta device with the whole model."""
+    first = next(model.parameters()).device
+    return next((parameter.device for parameter in model.parameters() if not parameter.is_meta), first)

@@ -19,6 +19,7 @@ from refarch.engine.functions.function import Function, SlotShape, own_parameter
 from refarch.engine.functions.gate import GateModule
 from refarch.engine.functions.schedule import Schedule
 from refarch.engine.layers.linear import bias_of, matrix, take_part, unreadable_reason, widths
+from refarch.engine.layers.offloaded import execution_device
 from refarch.engine.slots.resolver import Resolver
 from refarch.engine.slots.site import Site
 from refarch.errors import PluginError, RefarchError, SlotError, SpecError
@@ -69,7 +70,7 @@ def build(
         technique: with its options decided.
         seed: decides initial values.
         dtype: of the parameters; float32 when left out.
-        device: where they go.
+        device: where they go, unless a site's module is known to compute elsewhere.
         values: False where other values will take the place of the initial ones: a function that starts from the weight
             of the map that it is put around then gets the base's own, which costs nothing to find.
 
@@ -97,7 +98,7 @@ def build(
                 function: Function = new() if router is None else mixture(spec, router, shape.d_in, new)
                 gate = GateModule(spec.gate, _gate_width(spec, site, shape)) if spec.gate else None
                 _check_reading(spec, site, function)
-                _place(function, gate, spec, dtype, device)
+                _place(function, gate, spec, dtype, _device_at(site, device))
                 _share(spec, site, function, shared)  # after placing, which may make new parameters
                 insertions.append(Insertion(spec, site, function, gate))
     return Plan(technique, insertions, selections, _schedules(technique, insertions))
@@ -246,6 +247,22 @@ def _share(spec: ModuleSpec, site: Site, function: Function, shared: dict[tuple[
             if parameter is None:
                 raise PluginError(f"{spec.function} shares {name!r}, but has no parameter of that name")
             module._parameters[leaf] = shared.setdefault((*scope, prefix + name, tuple(parameter.shape)), parameter)
+
+
+def _device_at(site: Site, default: torch.device) -> torch.device:
+    """Where a site's module computes, which on a model that is spread over devices differs from module to module.
+
+    Args:
+        site: where.
+        default: where nothing is known; the meta device if the whole model is there.
+    """
+    module = site.end.module
+    if default.type == "meta":
+        return default
+    there = next((parameter.device for parameter in module.parameters() if not parameter.is_meta), None)
+    if there is not None:
+        return there
+    return execution_device(module) or default
 
 
 def _place(

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from refarch.architecture.fingerprint import Fingerprint
 from refarch.engine.host import selection
+from refarch.engine.layers.offloaded import value_elsewhere
 from refarch.engine.layers.quantised import full_shape, quantised, stored
 
 _SAMPLES = 16
@@ -23,6 +24,14 @@ def originals(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     base: nn.Module = model.base_model
     inner = {name: p for name, p in base.named_parameters() if not name.startswith("refarch.")}
     return {name: aside.get(id(p), p) for name, p in inner.items()}
+
+
+def _value(base: nn.Module, name: str, parameter: torch.Tensor) -> torch.Tensor | None:
+    """A parameter's value, wherever it lies; None where there is none."""
+    if parameter.device.type != "meta":
+        return parameter
+    path, _, leaf = name.rpartition(".")
+    return value_elsewhere(base.get_submodule(path), leaf)
 
 
 @torch.no_grad()
@@ -43,8 +52,9 @@ def fingerprint(model: PreTrainedModel, head: Sequence[str] = ()) -> Fingerprint
             dtype = str(parameter.dtype).removeprefix("torch.")
         else:
             kinds.add(quantised(module))
-        if parameter.device.type != "meta":
-            for tensor in [parameter] if module is None else stored(module):
+        value = _value(model.base_model, name, parameter)
+        if value is not None:
+            for tensor in [value] if module is None else stored(module):
                 flat = tensor.detach().reshape(-1)
                 step = max(1, flat.numel() // _SAMPLES)
                 content.update(flat[::step][:_SAMPLES].to(torch.float64).cpu().numpy().tobytes())
