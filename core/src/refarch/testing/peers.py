@@ -137,7 +137,7 @@ def expect_formula_on_fused_parts(
     tiny = tiny_of(family)
     model, plain = tiny.model(), tiny.model()
     paths = {module: path for path, module in model.named_modules()}
-    adaptation = attach(model, technique, slots=plain_slots(tiny), **options)
+    adaptation = attach(model, technique, slots=list(slots), **options)
     for insertion in adaptation.insertions:
         end = insertion.site.end
         assert end.part is not None

@@ -354,10 +354,10 @@ def test_wrong_options(finished, tasks):
         invoked(finished / "run", "--tasks", "sums_choice", "--device", "nonsense", *options)
 
 
-def test_a_missing_harness_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
+def test_a_missing_harness_is_named_with_the_command_that_installs_it(finished, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(PluginError, match=r"which is not installed here\n  hint: pip install \"lm-eval>=0.4.13,<0.5\""):
-        invoked(tmp_path, "--tasks", "sums_choice")
+        invoked(finished / "run", "--tasks", "sums_choice")
 
 
 def test_importing_the_plugin_is_light():

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
-
-from refarch.errors import PluginError
-
-HARNESS = "lm-eval"
-"""The harness's distribution."""
 
 
 @click.command("evaluate")
@@ -69,7 +62,6 @@ def command(
       refarch evaluate runs/first --tasks my_task --include-path tasks/ --base
       refarch evaluate runs/first/adaptations/lora --tasks gsm8k --chat --json
     """  # noqa: D301 - click reads \b as: keep these lines as they are
-    require_harness()
     with contextlib.redirect_stdout(sys.stderr):  # the harness prints; standard output is the result's
         from refarch_lm_eval.evaluating import evaluated
         from refarch_lm_eval.tasks import Settings
@@ -83,22 +75,6 @@ def command(
 
         write_text(out, text + "\n")
     click.echo(text if as_json else shown(found))
-
-
-def require_harness() -> None:
-    """Say how to install the harness where it is missing: a development set-up leaves it out, since it is heavy.
-
-    Raises:
-        PluginError: it is missing.
-    """
-    if importlib.util.find_spec("lm_eval") is None:
-        wanted = next(
-            (text for text in metadata.requires("refarch-lm-eval") or () if text.startswith(HARNESS)), HARNESS
-        )
-        raise PluginError(
-            "refarch evaluate runs EleutherAI's lm-evaluation-harness, which is not installed here",
-            f'pip install "{wanted}"',
-        )
 
 
 def shown(found: dict[str, Any]) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import lm_eval
 
 import refarch
 from refarch import default_registry, pipeline
 from refarch.errors import UsageError
 from refarch_lm_eval.adapted import find, load_base
-from refarch_lm_eval.tasks import Settings, load_tasks, require_folders
+from refarch_lm_eval.tasks import HARNESS, Settings, load_tasks, require_folders
 
 
 def evaluated(
@@ -62,7 +61,7 @@ def evaluated(
         "folder": str(folder),
         "backbone": saved.backbone.name,
         "adaptations": [adaptation.name for adaptation in attached],
-        "harness": lm_eval.__version__,
+        "harness": metadata.version(HARNESS),
         **settings._asdict(),
         "results": [value._asdict() for value in values],
         "base": None if without is None else [value._asdict() for value in without],

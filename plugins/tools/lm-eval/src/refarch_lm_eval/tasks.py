@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lm_eval
+from refarch.errors import DataError, PluginError, UnknownNameError, UsageError, did_you_mean
 
-from refarch.errors import DataError, UnknownNameError, UsageError, did_you_mean
+HARNESS = "lm-eval"
+"""The harness's distribution."""
 
 
 class Settings(NamedTuple):
@@ -29,6 +32,22 @@ class Settings(NamedTuple):
     """Tokens that the model can read; its own limit when left out."""
 
 
+def require_harness() -> None:
+    """Say how to install the harness where it is missing: a development set-up leaves it out, since it is heavy.
+
+    Raises:
+        PluginError: it is missing.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        wanted = next(
+            (text for text in metadata.requires("refarch-lm-eval") or () if text.startswith(HARNESS)), HARNESS
+        )
+        raise PluginError(
+            "refarch evaluate runs EleutherAI's lm-evaluation-harness, which is not installed here",
+            f'pip install "{wanted}"',
+        )
+
+
 def load_tasks(names: Sequence[str], folders: Sequence[Path] = ()) -> list[Any]:
     """The harness's tasks and groups.
 
@@ -41,8 +60,10 @@ def load_tasks(names: Sequence[str], folders: Sequence[Path] = ()) -> list[Any]:
     Raises:
         UnknownNameError: there is no such task; the nearest names are given.
         DataError: a task's data cannot be loaded.
+        PluginError: the harness is not installed.
     """
     require_folders(folders)
+    require_harness()
     from lm_eval.tasks import TaskManager  # takes seconds: it imports datasets
 
     include = [str(folder) for folder in folders]
@@ -52,7 +73,7 @@ def load_tasks(names: Sequence[str], folders: Sequence[Path] = ()) -> list[Any]:
     for name in names:
         if name not in manager.all_tasks:
             raise UnknownNameError(
-                f"the harness {lm_eval.__version__} has no task {name!r}", did_you_mean(name, manager.all_tasks)
+                f"the harness {metadata.version(HARNESS)} has no task {name!r}", did_you_mean(name, manager.all_tasks)
             )
     try:
         with quiet():
