@@ -122,7 +122,9 @@ def _attached(name: str, form: str, slot: str, layer: int = 1) -> tuple[Any, Any
     function, integration, fields, hand = FORMS[form]
     model = em.tiny(name)
     plain = copy.deepcopy(model)
-    layers = {"indices": [layer], "stacks": ["decoder" if name != "bert" else "encoder"]}
+    layers: dict[str, Any] = {"stacks": ["decoder" if name != "bert" else "encoder"]}
+    if slot != "embedding":  # which is of no layer
+        layers["indices"] = [layer]
     adaptation = refarch.attach(model, em.technique(em.module(function, integration, slot, **fields)), layers=layers)
     _randomise_gate(adaptation)
     return model, plain, adaptation, hand

@@ -41,7 +41,8 @@ def test_round_trip(kind: str, name: str, tmp_path: Path) -> None:
     spec, values = em.technique(ROUND_TRIP[kind]), em.batch(name)
     model = em.tiny(name)
     plain = model(**values).logits
-    adaptation = refarch.attach(model, spec, layers=[-1], seed=5, train_head=kind == "lora")
+    choice = {} if kind == "inputs" else {"layers": [-1]}
+    adaptation = refarch.attach(model, spec, seed=5, train_head=kind == "lora", **choice)
     _train(adaptation)
     expected = model(**values).logits
     assert adaptation.save(tmp_path / "a") == tmp_path / "a"
