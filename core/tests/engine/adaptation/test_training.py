@@ -115,3 +115,9 @@ def test_a_selection_has_none() -> None:
     fields = em.module(None, "selection", "attention.query").model_dump()
     with pytest.raises(SpecError, match="selection trains at the learning rate"):
         refarch.ModuleSpec.parse({**fields, "learning_rate_scale": {"weight": 2.0}})
+
+
+def test_an_adaptation_without_parameters_has_no_penalty() -> None:
+    from refarch.engine.adaptation.training import penalty
+
+    assert float(penalty((), ())) == 0.0

@@ -173,7 +173,7 @@ class Adaptation(Attachment):
         """What the functions add to the training loss: for each module the mean over its insertions, summed; 0 if none
         adds anything. The platform's trainer does this; a loop of your own adds it to the loss of each optimizer step.
         """
-        return training.penalty(self.insertions if self._trains else (), next(self.parameters()).device)
+        return training.penalty(self.insertions if self._trains else (), self.parameters())
 
     def after_step(self, step: int, total: int) -> None:
         """Let the modules' schedules act. The platform's trainer does this; in a loop of your own, it stands after

@@ -57,9 +57,11 @@ def _trains(function: Function) -> bool:
     return any(parameter.requires_grad for parameter in function.parameters())
 
 
-def penalty(insertions: Iterable[Insertion], device: torch.device) -> Tensor:
-    """What functions add to the training loss: for each module the mean over its insertions, summed."""
-    total = torch.zeros((), device=device)
+def penalty(insertions: Iterable[Insertion], parameters: Iterable[nn.Parameter]) -> Tensor:
+    """What functions add to the training loss: for each module the mean over its insertions, summed; where the first of
+    the parameters is, if there are any.
+    """
+    total = torch.zeros((), device=next((parameter.device for parameter in parameters), None))
     terms: dict[str, list[Tensor]] = {}
     for insertion in insertions:
         for _, function in insertion.function.members():
